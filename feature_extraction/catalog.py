@@ -1,0 +1,151 @@
+"""The data sets of X-LXMERT: where images lie, what files are made of them, how many there are.
+
+Standard library only. Paths, patterns, splits and file names are those of the published scripts
+(allenai/x-lxmert 561ff6e); counts are those of the published data sets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+Kind = Literal["grid", "boxes"]
+KINDS: Final[tuple[Kind, ...]] = ("grid", "boxes")
+
+
+class UnknownName(ValueError):
+    """A data set, split or vocabulary source that the catalogue does not hold; the message lists the known."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a data set."""
+
+    name: str
+    """The published name: train, valid or test; empty where a data set has no splits."""
+    folder: str
+    """Folder below ``<root>/images``; empty for ``images`` itself."""
+    images: int
+    """Distinct image ids in the published data set."""
+    kmeans_name: str
+    """What ``run_kmeans.py --src/--tgt`` calls the grid features of this split."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set: the row of the table that the eight published scripts differ in."""
+
+    name: str
+    title: str
+    root_flag: str
+    """Published flag that names the root folder, without dashes."""
+    folder: str
+    """Folder below ``datasets/`` that the published scripts use."""
+    published_folder: str
+    """Folder name used by the published downloads, where it differs."""
+    pattern: str
+    """File name pattern of the images ("*": every file, as the COCO scripts list their folder)."""
+    recursive: bool
+    """Whether the pattern is searched below the image folder or in it alone."""
+    splits: tuple[Split, ...]
+
+    @property
+    def default_root(self) -> str:
+        """Root as the published scripts default it: relative to ``feature_extraction/``."""
+        return f"../datasets/{self.folder}/"
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.splits if s.name)
+
+    def split(self, name: str) -> Split:
+        """The split called ``name`` ("" where the data set has none). Raises UnknownName."""
+        for split in self.splits:
+            if split.name == name:
+                return split
+        known = ", ".join(self.split_names) or "none: leave --split out"
+        raise UnknownName(f"{self.title} has no split {name!r}; its splits: {known}")
+
+    def images_dir(self, root: Path, split: Split) -> Path:
+        return root / "images" / split.folder
+
+    def features_file(
+        self,
+        root: Path,
+        split: Split,
+        kind: Kind,
+        *,
+        encoder: str = "maskrcnn",
+        grid_size: int = 8,
+        num_boxes: int = 36,
+        imsize: int | None = None,
+        test: bool = False,
+    ) -> Path:
+        """Published path of a feature file, e.g. ``<root>/features/maskrcnn_train_grid8.h5``."""
+        stem = f"{encoder}_{split.name}" if split.name else encoder
+        stem += f"_grid{grid_size}" if kind == "grid" else f"_boxes{num_boxes}"
+        if kind == "grid" and imsize is not None:
+            stem += f"_imsize{imsize}"
+        if test:
+            stem += "_test"
+        return root / "features" / f"{stem}.h5"
+
+
+COCO: Final = DataSet(
+    "coco", "COCO", "cocoroot", "COCO", "COCO", "*", False,
+    (
+        Split("train", "train2014", 82_783, "mscoco_train"),
+        Split("valid", "val2014", 40_504, "mscoco_valid"),
+        Split("test", "test2015", 81_434, "mscoco_test"),
+    ),
+)  # fmt: skip
+VG: Final = DataSet(
+    "vg", "Visual Genome", "vgroot", "VG", "VG", "*.jpg", True, (Split("", "", 108_077, "vg"),)
+)
+GQA: Final = DataSet("gqa", "GQA", "gqaroot", "GQA", "GQA", "*.jpg", True, (Split("", "", 148_854, "gqa"),))
+NLVR2: Final = DataSet(
+    "nlvr2", "NLVR2", "nlvrroot", "nlvr2", "NLVR2", "*.png", True,
+    (
+        Split("train", "train", 103_170, "nlvr_train"),
+        Split("valid", "dev", 8_102, "nlvr_valid"),
+        Split("test", "test1", 8_082, "nlvr_test"),
+    ),
+)  # fmt: skip
+
+DATA_SETS: Final[dict[str, DataSet]] = {d.name: d for d in (COCO, VG, GQA, NLVR2)}
+
+
+def data_set(name: str) -> DataSet:
+    """The data set called ``name``. Raises UnknownName."""
+    if name not in DATA_SETS:
+        raise UnknownName(f"no data set {name!r}; the data sets: {', '.join(DATA_SETS)}")
+    return DATA_SETS[name]
+
+
+def kmeans_sources() -> dict[str, tuple[DataSet, Split]]:
+    """Every name that ``run_kmeans.py`` accepts as source or target."""
+    return {s.kmeans_name: (d, s) for d in DATA_SETS.values() for s in d.splits}
+
+
+# --- addresses, as documented; whether they answer today is not known ------------------------------
+
+CHECKPOINT_URLS: Final = {
+    "detectron_model.pth": "https://dl.fbaipublicfiles.com/vilbert-multi-task/detectron_model.pth",
+    "detectron_config.yaml": "https://dl.fbaipublicfiles.com/vilbert-multi-task/detectron_config.yaml",
+}
+README_CHECKPOINT_NAMES: Final = {
+    "detectron_model.pth": "model_final.pth",
+    "detectron_config.yaml": "e2e_faster_rcnn_X-152-32x8d-FPN_1x_MLP_2048_FPN_512_train.yaml",
+}
+"""Script's name -> the name under which the published README tells the reader to save it."""
+FEATURES_BASE_URL: Final = "https://ai2-vision-x-lxmert.s3-us-west-2.amazonaws.com/butd_features"
+PRETRAINED_URL: Final = "https://ai2-vision-x-lxmert.s3-us-west-2.amazonaws.com/x-lxmert/Epoch20_LXRT.pth"
+"""X-LXMERT's weights; ``vis_emb.weight`` is set from the paper's centroids."""
+IMAGE_ARCHIVE_URLS: Final[dict[str, tuple[str, ...]]] = {
+    # plain http: the certificate of images.cocodataset.org does not match its name
+    "coco": tuple(f"http://images.cocodataset.org/zips/{s.folder}.zip" for s in COCO.splits),
+    "vg": tuple(f"https://cs.stanford.edu/people/rak248/VG_100K_2/{n}.zip" for n in ("images", "images2")),
+    "gqa": ("https://downloads.cs.stanford.edu/nlp/data/gqa/images.zip",),
+    "nlvr2": (),  # only by the form of the NLVR project
+}

@@ -6,12 +6,13 @@ The public Python API is loaded on first use; importing this package imports nei
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kmeans.job import Options, run
+    from kmeans.job import run
+    from kmeans.options import Options
     from kmeans.vocabulary import Vocabulary, load_vocabulary
 
 __all__ = ["Options", "Vocabulary", "load_vocabulary", "run"]
 
-_HOME = {"Options": "job", "run": "job", "Vocabulary": "vocabulary", "load_vocabulary": "vocabulary"}
+_HOME = {"Options": "options", "run": "job", "Vocabulary": "vocabulary", "load_vocabulary": "vocabulary"}
 
 
 def __getattr__(name: str) -> Any:

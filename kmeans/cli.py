@@ -11,7 +11,8 @@ from pathlib import Path
 
 from feature_extraction import catalog
 from feature_extraction.store import StoreError
-from kmeans.job import Options, UsageError, run
+from kmeans.job import run
+from kmeans.options import Options, UsageError
 from kmeans.outputs import OutputError
 
 

@@ -36,6 +36,11 @@ def plan(budget: int, *, sample_rows: int, k: int, dim: int) -> Plan:
     return Plan(in_memory, blocks)
 
 
+def budget(gigabytes: float | None) -> int:
+    """Bytes that a run may use: as asked for, or most of what is free."""
+    return int(free_bytes() * SHARE if gigabytes is None else gigabytes * 1e9)
+
+
 def free_bytes() -> int:
     """Memory that can be had without swapping: of the machine or, if less, of the container."""
     free = [_available()]

@@ -58,7 +58,7 @@ class Vocabulary:
             self._nearest = choose("auto", "cpu", k)
             self._nearest.set_centroids(self.centroids)
         blocks = Blocks.of(d, BLOCK_ROWS).cut(0, len(flat))
-        parts = [self._nearest.search(flat[a:b])[0] for a, b in blocks]
+        parts = [self._nearest.assign(flat[a:b]) for a, b in blocks]
         return np.concatenate([np.empty(0, np.int64), *parts]).reshape(rows.shape[:-1])
 
 

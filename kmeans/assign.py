@@ -4,7 +4,7 @@ settles.
 Rows x (m, d), centroids c (k, d), both float32; D(x, c) = |x - c|^2. Results are those of
 ``faiss.IndexFlatL2``, which computes |x|^2 + |c|^2 - 2 x.c in float32 and is what the published script uses.
 
-The bound --------- Distances do not change when the mean centroid m is taken from both sides: x' = x - m,
+The bound: distances do not change when the mean centroid m is taken from both sides: x' = x - m,
 c' = c - m. That removes the large part that all features after a ReLU share, and with it most of the
 rounding error below. As D = |x'|^2 - 2 p with p = x'.c' - |c'|^2 / 2, the nearest centroid has the largest
 p. Let X, C be x', c' as computed and rounded to bfloat16, ex = x' - X and ec = c' - C what the rounding

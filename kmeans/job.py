@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -72,12 +74,19 @@ class Job:
         self.stats: dict[str, Any] = {} if options.restart else outputs.load_json(self.names.stats)
 
     def run(self) -> None:
+        """Do it all, alone: a second run of the same would write the same files."""
+        with outputs.locked(self.names.work) if self.ranks.rank == 0 else nullcontext():
+            self._run()
+            if self.training is not None:
+                self.training.clean_up()
+            if self.ranks.rank == 0:  # the others have sent what they had
+                shutil.rmtree(self.names.work, ignore_errors=True)
+
+    def _run(self) -> None:
         centroids = self._centroids()
         nearest = assign.choose(self.options.assignment, self.device, len(centroids))
         for name, file in self.targets.items():
             self._assign(name, file, centroids, nearest)
-        if self.ranks.rank == 0 and self.names.work.is_dir() and not any(self.names.work.iterdir()):
-            self.names.work.rmdir()
 
     def _centroids(self) -> Rows:
         """The centroids (k, d): trained now, trained by this same run before, or (``--assign_only``)

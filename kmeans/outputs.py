@@ -5,6 +5,7 @@ All files are written aside and renamed: whatever stands at a final path is whol
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import hashlib
 import json
@@ -79,11 +80,27 @@ class Names:
 
 
 @contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for this process. Raises OutputError while another one does. Ends with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"another process is making {folder.name.removesuffix('.work')}: wait for it, or stop it"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+@contextmanager
 def written_aside(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears at ``path`` when it is whole and on the disk, and not at all if an error passes
     through."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = path.with_name(f".{path.name}.part")  # what a killed run left is written over
     try:
         with open(aside, "wb") as file:
             yield file
@@ -225,7 +242,8 @@ def link(path: Path) -> None:
     other = alias / path.name
     if other.exists() and other.samefile(path):
         return
-    aside = alias / f".{path.name}.{os.getpid()}.part"
+    aside = alias / f".{path.name}.part"
+    aside.unlink(missing_ok=True)
     try:
         aside.symlink_to(Path("..") / path.parent.name / path.name)
     except OSError:

@@ -17,6 +17,11 @@ from kmeans.report import Reporter, duration, progress_line
 from kmeans.vectors import FeatureFile, Indices, InMemory, Rows, Scratch
 
 
+def note_of(path: Path) -> Path:
+    """Beside a scratch file: what it holds, written when it is whole."""
+    return path.with_name(path.name + ".json")
+
+
 class Training:
     """Everything between the source file and the finished centroids."""
 
@@ -39,6 +44,10 @@ class Training:
         }
         """What decides the result; an interrupted or finished run is continued only if all of it is the
         same."""
+        self._checkpoint = names.work / "checkpoint.npz"
+        self._scratch = (
+            options.scratch or names.work
+        ) / f"{names.centroids.name}.sample{ranks.rank}of{ranks.size}"
         k = options.n_centroids
         if source.count < k:
             raise UsageError(
@@ -81,15 +90,14 @@ class Training:
         )
         outputs.require_space(self.names.folder, 4 * k * o.feat_dim * 4, "the centroids and checkpoints")
         sample = self._in_memory(rows[first:last]) if plan.in_memory else self._on_disk(rows[first:last])
-        checkpoint = self.names.work / "checkpoint.npz"
-        state = self._resume(checkpoint)
+        state = self._resume()
         if state is None:
             state = cluster.State(cluster.initial_centroids(sample, len(rows), first, k, ranks))
 
         def on_iteration(state: cluster.State) -> None:
             if ranks.rank == 0:
                 rest = {"history": state.figures(), "converged": state.converged}
-                outputs.save_checkpoint(checkpoint, self.key, state.centroids, rest)
+                outputs.save_checkpoint(self._checkpoint, self.key, state.centroids, rest)
             self.report.say(progress_line(state, o.n_iter))
 
         state = cluster.train(
@@ -107,12 +115,16 @@ class Training:
             outputs.save_array(self.names.centroids, state.centroids)
             outputs.link(self.names.centroids)
             outputs.save_json(self.names.stats, stats)
-            checkpoint.unlink(missing_ok=True)
         if isinstance(sample, Scratch):
             sample.close()
-            sample.discard()
+        self.clean_up()
         self.report.say(f"wrote {self.names.centroids}")
         return state.centroids, stats
+
+    def clean_up(self) -> None:
+        """Remove what only an interrupted run needs."""
+        for path in (self._checkpoint, self._scratch, note_of(self._scratch)):
+            path.unlink(missing_ok=True)
 
     def _in_memory(self, rows: Indices) -> InMemory:
         """The rows in drawn order, in memory."""
@@ -130,15 +142,13 @@ class Training:
     def _on_disk(self, rows: Indices) -> Scratch:
         """The rows in drawn order, in a scratch file; the one an interrupted run left, if it was finished."""
         began = time.perf_counter()
-        folder = self.options.scratch or self.names.work
-        path = folder / f"{self.names.centroids.name}.sample{self.ranks.rank}of{self.ranks.size}"
-        note = path.with_name(path.name + ".json")
+        path, note = self._scratch, note_of(self._scratch)
         if path.exists() and outputs.load_json(note) == self.key:
             return Scratch(path, len(rows), self.source.dim)
         note.unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         size = len(rows) * self.source.dim * 4
-        outputs.require_space(folder, size, "the scratch file of the sample")
+        outputs.require_space(path.parent, size, "the scratch file of the sample")
         scratch = Scratch(path, len(rows), self.source.dim)
 
         def place(where: Indices, read: Rows) -> None:
@@ -156,11 +166,11 @@ class Training:
         if len(bad):
             self.source.refuse(int(rows[where[bad[0]]]), read[bad[0]])
 
-    def _resume(self, checkpoint: Path) -> cluster.State | None:
+    def _resume(self) -> cluster.State | None:
         """The state that an interrupted run left, the same on all ranks."""
         found = None
         if self.ranks.rank == 0 and not self.options.restart:
-            found = outputs.load_checkpoint(checkpoint, self.key)
+            found = outputs.load_checkpoint(self._checkpoint, self.key)
         centroids, state = found or (None, {"history": [], "converged": False})
         head = np.array([len(state["history"]), state["converged"], found is not None], np.int64)
         done, converged, exists = self.ranks.from_root(head).tolist()

@@ -292,11 +292,6 @@ class Scratch:
     def close(self) -> None:
         os.close(self._fd)
 
-    def discard(self) -> None:
-        """Remove the file and the note beside it."""
-        self.path.unlink(missing_ok=True)
-        self.path.with_name(self.path.name + ".json").unlink(missing_ok=True)
-
 
 def block_ranges(start: int, stop: int, rows: int, least: int) -> list[tuple[int, int]]:
     """Cut start..stop into blocks of ``rows``; a rest shorter than ``least`` joins the last block.

@@ -28,7 +28,8 @@ def four_gigabytes(tmp_path):
 
 
 def test_a_run_over_4_gb_with_1_gb_of_memory_stays_below_a_gb_and_a_half(four_gigabytes, tmp_path):
-    """The sample is 0.63 GB beside blocks and programs, so it goes to the scratch file; the target is read block by block."""
+    """The sample is 0.63 GB beside blocks and programs, so it goes to the scratch file; the target is read
+    block by block."""
     assert four_gigabytes.stat().st_size > 4.1e9
     command = [
         *(sys.executable, "-m", "kmeans.run_kmeans", f"--src={four_gigabytes}", f"--tgt={four_gigabytes}"),

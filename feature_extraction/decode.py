@@ -71,7 +71,8 @@ def decode(
     if isinstance(source, Image.Image):
         with _pillow():
             return _from_pil(source, mode)
-    with _pillow(), _open(source) as (file, image):
+    path = os.fspath(source)  # a TypeError here is the caller's
+    with _pillow(), _open(path) as (file, image):
         pixels = _from_pil(image, mode)
         if mode == "proper" and image.format in ("JPEG", "MPO"):
             _check_end_of_jpeg(file)
@@ -80,6 +81,7 @@ def decode(
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(H, W) of the image that ``decode(path)`` would give, from the header alone. Raises ImageError."""
+    path = os.fspath(path)
     with _pillow(), _open(path) as (_, image):
         return _checked_size(image)
 
@@ -157,7 +159,7 @@ def _from_array(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 @contextmanager
-def _open(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, Image.Image]]:
+def _open(path: str) -> Iterator[tuple[BinaryIO, Image.Image]]:
     """The file and its image, header read and checked, pixels not yet decoded."""
     # O_NONBLOCK: opening a named pipe must not wait for somebody to write into it
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -225,7 +227,7 @@ def _pillow() -> Iterator[None]:
     """Around every use of Pillow: no warning reaches the terminal, every exception becomes an ImageError."""
     # one filter more, for PIL alone: catch_warnings() swaps process-wide state, which threads cannot share
     ours = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-    if ours not in warnings.filters:
+    if list(warnings.filters[:1]) != [ours]:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     if not (log := getLogger("PIL")).handlers:
         log.addHandler(NullHandler())  # else Python prints records that no handler of the user's takes
@@ -234,7 +236,8 @@ def _pillow() -> Iterator[None]:
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError(_too_large(_one_line(error))) from error
+        pixels = re.search(r"\d+", str(error))  # "Image size (N pixels) exceeds limit of ..."
+        raise ImageError(_too_large(f"{int(pixels[0]):,} pixels" if pixels else _one_line(error))) from error
     except MemoryError as error:
         raise ImageError("not enough memory to decode it") from error
     except Exception as error:  # bytes from outside: Pillow raises about anything on them
@@ -249,11 +252,12 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return f"cannot be read: {os.strerror(error.errno)}"  # str(error) would name the path
     text = _one_line(error)
-    return (
-        f"{'truncated' if 'truncated' in text.lower() else 'damaged'} image: {text} ({type(error).__name__})"
-    )
+    if not isinstance(error, OSError):
+        text = f"{type(error).__name__}: {text}"
+    return text.lower() if "truncated" in text.lower() else f"damaged image: {text}"
 
 
+# first bytes, or the type of a RIFF or ISO container -> name; lower case below, compared so
 _IMAGE_HEADS: Final = {
     b"\xff\xd8": "JPEG",
     b"\x89PNG": "PNG",
@@ -261,6 +265,9 @@ _IMAGE_HEADS: Final = {
     b"BM": "BMP",
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
+    b"\0\0\0\x0cjP": "JPEG 2000",
+    b"WEBP": "WebP",
+    b"avif": "AVIF",
     b"P5": "PPM",
     b"P6": "PPM",
 }
@@ -283,21 +290,22 @@ _OTHER_HEADS: Final = {
 
 def _what_it_is(head: bytes) -> str:
     """The reason why a file that starts with ``head`` (at most 1024 bytes) is not read."""
+    container = head[8:12] if head[:4] == b"RIFF" or head[4:8] == b"ftyp" else b""
     for magic, name in _IMAGE_HEADS.items():
-        if head.startswith(magic):
+        if magic == container or head.startswith(magic):
             return f"{name} file whose header cannot be read: truncated or damaged"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()  # byte order mark of UTF-8
-    if b"<svg" in start and start.startswith(b"<?xml"):
-        return f"not an image that can be read: {_OTHER_HEADS[b'<svg']}"
+    if start.startswith(b"<?xml") and b"<svg" in start:
+        start = b"<svg"
     for magic, what in _OTHER_HEADS.items():
         if start.startswith(magic) or head.startswith(magic):
             return f"not an image that can be read: {what}"
-    if head[:4] == b"RIFF" or head[4:8] == b"ftyp":
-        kind = head[8:12].decode("ascii", "replace")
-        return f"not an image that can be read: container of type {kind!r}, or a truncated or damaged one"
+    if container:
+        return f"not an image that can be read: a container of type {container.decode('ascii', 'replace')!r}"
     if not any(head):
         return f"not an image: the first {len(head)} bytes are zeros"
-    if all(byte in b"\t\n\f\r\x1b" or byte >= 0x20 for byte in head) and b"\x7f" not in head:
+    text = head.decode("utf-8", "replace")
+    if text.count("\ufffd") <= 1 and all(c.isprintable() or c.isspace() for c in text):  # 1: cut at the end
         return "not an image: a text file"
     return f"not an image: unknown content, first bytes {head[:8].hex(' ')}"
 

@@ -109,8 +109,6 @@ def _proper(image: Image.Image) -> npt.NDArray[np.uint8]:
         full_range = image.mode.startswith("I;16") or image.format == "PPM"
         gray = _to_8_bits(np.asarray(image), full_range)
         return np.repeat(gray[:, :, np.newaxis], 3, axis=2)
-    if image.mode in ("RGBa", "La"):
-        image = image.convert(image.mode.upper())
     return np.array(image.convert("RGB"))
 
 

@@ -273,6 +273,12 @@ def test_dark_16_bit_gray_stays_dark(tmp_path: Path) -> None:
     assert decode(tmp_path / "1.pgm").max() == 0
 
 
+def test_float_pixmaps_are_not_taken_for_16_bits(tmp_path: Path) -> None:
+    (tmp_path / "1.pfm").write_bytes(b"Pf\n5 4\n-1.0\n" + np.full((4, 5), 0.5, "<f4").tobytes())
+    with pytest.raises(ImageError, match=r"gray values 0.5 to 0.5: of 0..1 or of 0..255"):
+        decode(tmp_path / "1.pfm")
+
+
 def test_16_bit_gray_agrees_with_16_bit_colour(folder: Path) -> None:
     """Pillow keeps the high byte of 16-bit RGB; gray does the same."""
     np.testing.assert_array_equal(decode(folder / "mode_rgb16.png"), RGB)

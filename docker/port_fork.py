@@ -210,8 +210,7 @@ def port(source: Path) -> dict[str, int]:
                 complaints.append(f"{where}:{error.lineno}: no longer parses: {error.msg}")
             else:
                 if "os.getenv(" in text and not any(
-                    isinstance(node, ast.Import) and any(a.name == "os" for a in node.names)
-                    for node in ast.walk(tree)
+                    isinstance(node, ast.Import) and any(a.name == "os" for a in node.names) for node in ast.walk(tree)
                 ):
                     complaints.append(f"{where}: uses os.getenv without `import os`")
     if complaints:

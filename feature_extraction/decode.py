@@ -55,9 +55,7 @@ class ImageError(ValueError):
     """One image cannot be used; ``str(error)`` is the reason: one line, without the path."""
 
 
-def decode(
-    source: str | os.PathLike[str] | Image.Image | npt.NDArray[Any], mode: Decode = "proper"
-) -> Pixels:
+def decode(source: str | os.PathLike[str] | Image.Image | npt.NDArray[Any], mode: Decode = "proper") -> Pixels:
     """RGB pixels of one image.
 
     ``source``: a path, a PIL image (its current frame) or a uint8 array, (H, W), (H, W, 1) or (H, W, 3) RGB.
@@ -118,9 +116,7 @@ def _to_8_bits(gray: npt.NDArray[Any], full_range: bool) -> npt.NDArray[np.uint8
     """(H, W) integers or floats -> uint8. ``full_range``: by its format, white is 65535."""
     low, high = float(gray.min()), float(gray.max())
     if not (low >= 0 and high <= 65535):  # also true for NaN
-        raise ImageError(
-            f"gray values {low:g} to {high:g}, expected 0..255 or 0..65535: convert it to 8 bits"
-        )
+        raise ImageError(f"gray values {low:g} to {high:g}, expected 0..255 or 0..65535: convert it to 8 bits")
     if not full_range and gray.dtype.kind == "f" and 0 < high <= 1:
         raise ImageError(f"gray values {low:g} to {high:g}: of 0..1 or of 0..255? Convert it to 8 bits")
     if full_range or high > 255:

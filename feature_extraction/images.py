@@ -138,9 +138,7 @@ def list_images(folder: Path, pattern: str, recursive: bool) -> Listing:
             try:
                 paths_of[stem.encode()].append(path)
             except UnicodeEncodeError:
-                failures.append(
-                    _failure(stem, path, "name is not UTF-8, as keys of HDF5 files are: rename it")
-                )
+                failures.append(_failure(stem, path, "name is not UTF-8, as keys of HDF5 files are: rename it"))
         elif matches_in_any_case(name):
             failures.append(_failure(stem, path, f"name does not match {pattern}: case matters"))
         else:
@@ -181,9 +179,7 @@ def _walk(top: str, recursive: bool, failures: list[Failure]) -> Iterator[tuple[
                 continue
             seen.add((info.st_dev, info.st_ino))
             with os.scandir(folder) as entries:
-                visible = sorted(
-                    (e for e in entries if not e.name.startswith(".")), key=lambda e: os.fsencode(e.name)
-                )
+                visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: os.fsencode(e.name))
         except OSError as error:
             failures.append(_failure("", folder, f"folder cannot be read: {error.strerror}"))
             continue
@@ -310,9 +306,7 @@ def resize_for_boxes(rgb: Pixels) -> tuple[npt.NDArray[np.float32], float]:
     padded = np.zeros((*padded_size, 3), np.float32)
     inside = padded[:height, :width]
     with _opencv():  # given factors and no size, OpenCV samples at x / s, not at x * W / W'
-        resized = cv2.resize(
-            _bgr_minus_mean(rgb), None, inside, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR
-        )
+        resized = cv2.resize(_bgr_minus_mean(rgb), None, inside, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
     assert np.shares_memory(resized, padded), (resized.shape, inside.shape)  # written in place
     return padded, scale
 

@@ -196,9 +196,7 @@ PALETTE = RGB.quantize(256)
 WHITE = Image.new("RGB", RGB.size, "white")
 EIGHT_BITS = np.asarray(GRAY)
 SIXTEEN_BITS = EIGHT_BITS.astype(np.uint16) * 256 + 99
-LAB = ImageCms.profileToProfile(
-    RGB, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
-)
+LAB = ImageCms.profileToProfile(RGB, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB")
 HOLE = len(JPEG) // 3
 BIG = 13_378  # its square is just above the limit of 178,956,970 pixels
 
@@ -214,9 +212,7 @@ ODD: tuple[Case, ...] = (
     _good("mode_1.png", "1-bit PNG", _encode(BLACK_AND_WHITE, "PNG"), BLACK_AND_WHITE),
     _good("mode_p.png", "palette PNG", _encode(PALETTE, "PNG")),
     _good("mode_p_hole.png", "palette PNG, one colour transparent", _encode(PALETTE, "PNG", transparency=3)),
-    _good(
-        "mode_p_alpha.png", "palette PNG with alphas", _encode(PALETTE, "PNG", transparency=bytes(range(256)))
-    ),
+    _good("mode_p_alpha.png", "palette PNG with alphas", _encode(PALETTE, "PNG", transparency=bytes(range(256)))),
     _good("mode_la.png", "gray PNG with alpha", _encode(_with_alpha("L"), "PNG"), GRAY),
     _good("mode_rgba.png", "RGB PNG with alpha", _encode(_with_alpha("RGB"), "PNG")),
     _good(
@@ -224,18 +220,14 @@ ODD: tuple[Case, ...] = (
         "WebP with alpha",
         _encode(_with_alpha("RGB"), "WEBP", lossless=True, exact=True),
     ),
-    _good(
-        "mode_rgb_hole.png", "RGB PNG, one colour transparent", _encode(RGB, "PNG", transparency=(1, 2, 3))
-    ),
+    _good("mode_rgb_hole.png", "RGB PNG, one colour transparent", _encode(RGB, "PNG", transparency=(1, 2, 3))),
     _good("mode_rgb16.png", "16-bit RGB PNG", _rgb_16_bits()),
     _good("mode_i16.png", "16-bit gray PNG", _encode(Image.fromarray(SIXTEEN_BITS), "PNG"), GRAY),
     _good("mode_i16_tiff.tif", "16-bit gray TIFF", _tiff_of(SIXTEEN_BITS), GRAY),
     _good("mode_i.tif", "32-bit integer TIFF, 0..255", _tiff_of(EIGHT_BITS.astype(np.int32)), GRAY),
     _good("mode_i_wide.tif", "32-bit integer TIFF, 0..65535", _tiff_of(SIXTEEN_BITS.astype(np.int32)), GRAY),
     _good("mode_f.tif", "float TIFF, 0..255", _tiff_of(EIGHT_BITS.astype(np.float32)), GRAY),
-    _good(
-        "mode_cmyk.jpg", "CMYK JPEG, inverted as Adobe does", _encode(RGB.convert("CMYK"), "JPEG", quality=95)
-    ),
+    _good("mode_cmyk.jpg", "CMYK JPEG, inverted as Adobe does", _encode(RGB.convert("CMYK"), "JPEG", quality=95)),
     _good("mode_no_ink.tif", "CMYK TIFF without ink", _encode(Image.new("CMYK", RGB.size), "TIFF"), WHITE),
     _good("mode_ycbcr.tif", "YCbCr TIFF", _encode(RGB.convert("YCbCr"), "TIFF")),
     _good("mode_lab.tif", "LAB TIFF", _encode(LAB, "TIFF")),
@@ -265,9 +257,7 @@ ODD: tuple[Case, ...] = (
         _encode(RGB, "JPEG", quality=95, exif=_exif(6)),
     ),
     _good("exif_damaged.jpg", "EXIF that points nowhere", _encode(RGB, "JPEG", quality=95, exif=BROKEN_EXIF)),
-    _good(
-        "exif_garbage.jpg", "EXIF of random bytes", _encode(RGB, "JPEG", quality=95, exif=b"Exif\0\0rubbish")
-    ),
+    _good("exif_garbage.jpg", "EXIF of random bytes", _encode(RGB, "JPEG", quality=95, exif=b"Exif\0\0rubbish")),
     _good(
         "icc_garbage.jpg",
         "colour profile of random bytes",
@@ -276,9 +266,7 @@ ODD: tuple[Case, ...] = (
     _good("progressive.jpg", "progressive JPEG", _encode(RGB, "JPEG", quality=95, progressive=True)),
     _good("padded.jpg", "whole JPEG with 4096 zeros behind its end", JPEG + bytes(4096)),
     _good("no_iend.png", "PNG without its last chunk: all pixels are there", PNG[:-12]),
-    _good(
-        "crc_idat.png", "PNG with a wrong checksum behind its pixels, which nothing reads", _flip(PNG, -13)
-    ),
+    _good("crc_idat.png", "PNG with a wrong checksum behind its pixels, which nothing reads", _flip(PNG, -13)),
     _good(
         "hole.jpg",
         "JPEG with zeros in its middle: nobody can tell",
@@ -306,9 +294,7 @@ BAD: tuple[Case, ...] = (
     _bad("zero_tail.jpg", "half a JPEG, then zeros", _half(JPEG) + bytes(len(JPEG) // 2), "truncated JPEG"),
     _bad("cut.png.png", "half a PNG", _half(PNG), "truncated"),
     _bad("damaged.png", "a flipped byte in the pixels of a PNG", _flip(PNG, len(PNG) // 2), "damaged"),
-    _bad(
-        "crc_ihdr.png", "PNG with a wrong checksum behind its header", _flip(PNG, 29), "PNG file whose header"
-    ),
+    _bad("crc_ihdr.png", "PNG with a wrong checksum behind its header", _flip(PNG, 29), "PNG file whose header"),
     _bad("cut_gif.gif", "half a GIF", _half(GIF), "truncated"),
     _bad(
         "no_frames.gif",
@@ -320,9 +306,7 @@ BAD: tuple[Case, ...] = (
     _bad("cut_avif.avif", "half an AVIF", _half(_encode(RGB, "AVIF")), "AVIF file whose header"),
     _bad("cut_jp2.jp2", "half a JPEG 2000", _half(_encode(RGB, "JPEG2000")), "damaged"),
     _bad("cut_tiff.tif", "half a TIFF, whose directory is at its end", _half(TIFF), "TIFF file whose header"),
-    _bad(
-        "damaged_tiff.tif", "LZW TIFF with zeros for pixels", TIFF[:9] + bytes(4000) + TIFF[4009:], "damaged"
-    ),
+    _bad("damaged_tiff.tif", "LZW TIFF with zeros for pixels", TIFF[:9] + bytes(4000) + TIFF[4009:], "damaged"),
     _bad("cut_ppm.ppm", "half a PPM", _half(_encode(RGB, "PPM")), "truncated"),
     # sizes
     _bad("zero_sized.png", "PNG 0 pixels wide", _png(0, 10), "PNG file whose header"),
@@ -330,14 +314,10 @@ BAD: tuple[Case, ...] = (
     _bad("bomb.png", "a whole PNG of 179 million black pixels in 22 kB", _bomb(), "178,956,970"),
     _bad("bomb_header.png", "PNG that claims 60000 x 60000", _png(60_000, 60_000), "178,956,970"),
     _bad("bomb_gif.gif", "GIF that claims 65535 x 65535", GIF[:6] + b"\xff" * 4 + GIF[10:], "178,956,970"),
-    _bad(
-        "bomb_bmp.bmp", "BMP that claims 2 billion pixels a side", _bmp(2**31 - 1, 2**31 - 1), "178,956,970"
-    ),
+    _bad("bomb_bmp.bmp", "BMP that claims 2 billion pixels a side", _bmp(2**31 - 1, 2**31 - 1), "178,956,970"),
     _bad("bomb_tiff.tif", "TIFF that claims 4 billion pixels a side", _tiff(*HUGE_TAGS), "178,956,970"),
     _bad("bomb_text.png", "PNG with a comment of 64 MB in 64 kB", _png(8, 8, b"x\0\0" + ZEROS), "too large"),
-    _bad(
-        "big_claim.bmp", "BMP that claims 100 million pixels and has none", _bmp(10_000, 10_000), "truncated"
-    ),
+    _bad("big_claim.bmp", "BMP that claims 100 million pixels and has none", _bmp(10_000, 10_000), "truncated"),
     # tags, values
     _bad("tags.tif", "TIFF with an impossible count of bits", _tiff(*ABSURD_TAGS), "TIFF file whose header"),
     _bad(
@@ -384,15 +364,11 @@ BAD: tuple[Case, ...] = (
     Case("link_to_itself.jpg", "link to itself", lambda p: p.symlink_to(p.name), "decode", "symbolic links"),
     Case("link_to_folder.jpg", "link to a folder", lambda p: p.symlink_to("."), "list", "a folder"),
     Case("folder.jpg", "a folder", Path.mkdir, "list", "a folder"),
-    Case(
-        "pipe.jpg", "a named pipe, nobody writing: opening must not wait", os.mkfifo, "decode", "a named pipe"
-    ),
+    Case("pipe.jpg", "a named pipe, nobody writing: opening must not wait", os.mkfifo, "decode", "a named pipe"),
     Case("socket.jpg", "a socket", _socket, "decode", "cannot be read"),
     Case(os.fsdecode(b"latin_\xe9.jpg"), "a name that is not UTF-8", _write(JPEG), "list", "not UTF-8"),
     # shapes
-    Case(
-        "1x5000.png", "5000 x 1", _write(_encode(Image.new("RGB", (5000, 1)), "PNG")), "resize", "too narrow"
-    ),
+    Case("1x5000.png", "5000 x 1", _write(_encode(Image.new("RGB", (5000, 1)), "PNG")), "resize", "too narrow"),
 )
 
 CASES: tuple[Case, ...] = GOOD + ODD + BAD

@@ -423,9 +423,7 @@ def test_all_kinds_of_bad_files(tmp_path: Path) -> None:
     for recursive in (False, True):
         listing = list_images(tmp_path, "*", recursive)
         refused = {case.name: case.reason for case in bad_images.BAD if case.fails_in == "list"}
-        assert {image.path.name for image in listing.images} == {c.name for c in bad_images.CASES} - set(
-            refused
-        )
+        assert {image.path.name for image in listing.images} == {c.name for c in bad_images.CASES} - set(refused)
         assert len(listing.failures) == len(refused)
         for name, reason in refused.items():
             shown = os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -48,8 +48,7 @@ CASES = {
     ),
     "launch on the default stream": (
         "pick<<<blocks, threads>>>(n, x); other<float><<<g, 512, 0, stream>>>(y);",
-        "pick<<<blocks, threads, 0, at::cuda::getCurrentCUDAStream()>>>(n, x); "
-        "other<float><<<g, 512, 0, stream>>>(y);",
+        "pick<<<blocks, threads, 0, at::cuda::getCurrentCUDAStream()>>>(n, x); other<float><<<g, 512, 0, stream>>>(y);",
     ),
     "THCudaCheck": ("THCudaCheck(cudaGetLastError());", "C10_CUDA_CHECK(cudaGetLastError());"),
     "THCState": (
@@ -212,9 +211,7 @@ def test_cpp_is_refused_before_and_compiled_after(minifork: Path) -> None:
         "import torch, maskrcnn_benchmark.utils.old_names as names; from maskrcnn_benchmark import _C\n"
         "print(_C.halve(torch.tensor([3.0, 4.0])).tolist(), names.generation, names.halves([1]).tolist())"
     )
-    used = subprocess.run(
-        [sys.executable, "-c", use], cwd=minifork, check=False, text=True, capture_output=True
-    )
+    used = subprocess.run([sys.executable, "-c", use], cwd=minifork, check=False, text=True, capture_output=True)
     assert used.stdout == "[1.5, 2.0] 3 [0.5]\n", used.stderr
 
 
@@ -232,9 +229,7 @@ LIBRARY_HEADERS = {
 }
 
 
-@pytest.mark.skipif(
-    NVCC is None, reason="no nvcc on this machine: the CUDA half of the port is not compiled here"
-)
+@pytest.mark.skipif(NVCC is None, reason="no nvcc on this machine: the CUDA half of the port is not compiled here")
 def test_cuda_is_refused_before_and_compiled_after(minifork: Path, tmp_path: Path) -> None:
     """nvcc against the pinned PyTorch's headers, for one architecture; nothing runs, so no GPU is needed."""
     headers = tmp_path / "headers"

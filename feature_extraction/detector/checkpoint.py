@@ -136,9 +136,7 @@ def read_config(path: Path) -> DetectorConfig:
             else:
                 values[name] = expected(value)
         except (TypeError, ValueError, yaml.YAMLError) as error:
-            raise CheckpointError(
-                f"{path}: {key} is {value!r}, expected something like {default!r}"
-            ) from error
+            raise CheckpointError(f"{path}: {key} is {value!r}, expected something like {default!r}") from error
     config = DetectorConfig(**values)
     _check_config(path, config)
     return config
@@ -198,6 +196,15 @@ def build(path: Path, config: DetectorConfig, tensors: Mapping[str, Tensor]) -> 
         raise CheckpointError(_explain(path, config, tensors, weights.problems))
     extras = sorted(set(tensors) - set(weights.taken))
     return model.eval(), extras
+
+
+def expected_tensors(config: DetectorConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a checkpoint for this configuration holds."""
+    from .faster_rcnn import FasterRCNN
+
+    weights = Weights({})
+    FasterRCNN(weights, config)
+    return weights.taken
 
 
 def _explain(path: Path, config: DetectorConfig, tensors: Mapping[str, Tensor], problems: list[str]) -> str:

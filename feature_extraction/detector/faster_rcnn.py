@@ -46,12 +46,24 @@ class FasterRCNN(nn.Module):
         self.rpn = RPN(w, "rpn", config)
         self.head = BoxHead(w, "roi_heads.box", config)
 
+    def place(self, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> FasterRCNN:
+        """Weights and activations on ``device`` in ``dtype`` and ``layout``; anchors, boxes, scores and results
+        stay float32."""
+        for name, buffer in self.named_buffers():
+            kept = buffer.dtype if name.startswith("rpn.base") else dtype
+            if buffer.dim() == 4:
+                buffer.data = buffer.data.to(device, kept, memory_format=layout)
+            else:
+                buffer.data = buffer.data.to(device, kept)
+        return self
+
     def _pyramid(self, images: Tensor, levels: range) -> dict[int, Tensor]:
         like = self.body.stem.weight
         images = images.to(like.dtype)
         if like.is_contiguous(memory_format=torch.channels_last):
             images = images.contiguous(memory_format=torch.channels_last)
-        return self.fpn(self.body(images), levels)
+        pyramid: dict[int, Tensor] = self.fpn(self.body(images), levels)
+        return pyramid
 
     @torch.inference_mode()
     def region_features(self, images: Tensor, regions: list[Tensor]) -> Tensor:

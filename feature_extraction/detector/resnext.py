@@ -63,9 +63,7 @@ class ResNeXt(nn.Module):
             layer = nn.Sequential()
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
-                layer.append(
-                    Bottleneck(w, f"{name}.layer{stage + 1}.{block}", into, middle, out, stride, config)
-                )
+                layer.append(Bottleneck(w, f"{name}.layer{stage + 1}.{block}", into, middle, out, stride, config))
                 into = out
             self.stages.append(layer)
 

@@ -71,6 +71,13 @@ def roi_align(level_map: Tensor, regions: Tensor, image: Tensor, scale: float, b
 class BoxHead(nn.Module):
     """The fork's ``roi_heads.box``, as far as features and class scores depend on it."""
 
+    fc6_weight: Tensor
+    fc6_bias: Tensor
+    fc7_weight: Tensor
+    fc7_bias: Tensor
+    cls_weight: Tensor
+    cls_bias: Tensor
+
     def __init__(self, w: Weights, name: str, config: DetectorConfig) -> None:
         super().__init__()
         self.config = config
@@ -94,13 +101,22 @@ class BoxHead(nn.Module):
         image = torch.cat([torch.full((len(r),), i, device=r.device) for i, r in enumerate(regions)])
         level = pyramid_level(every)
         bins, samples = self.config.pooler_resolution, self.config.sampling_ratio
+        scales = self.config.pooler_scales
+        if len(pyramid) == 1:  # every region of a grid reads one level: no need to wait for the device to say so
+            ((number, level_map),) = pyramid.items()
+            pooled = roi_align(level_map, every, image, scales[number - FINEST], bins, samples)
+            return self.fc6(pooled)
         some = next(iter(pyramid.values()))
         pooled = some.new_empty(len(every), bins, bins, some.shape[1])
         for number, level_map in pyramid.items():
             here = (level == number).nonzero().squeeze(1)
             if len(here):
-                scale = self.config.pooler_scales[number - FINEST]
+                scale = scales[number - FINEST]
                 pooled[here] = roi_align(level_map, every[here], image[here], scale, bins, samples)
+        return self.fc6(pooled)
+
+    def fc6(self, pooled: Tensor) -> Tensor:
+        """fc6 after ReLU (R, F) of pooled regions (R, P, P, D)."""
         return F.linear(pooled.flatten(1), self.fc6_weight, self.fc6_bias).relu_()
 
     def class_logits(self, fc6: Tensor) -> Tensor:

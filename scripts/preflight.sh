@@ -50,9 +50,11 @@ for need in "$@"; do
         command -v curl >/dev/null || lacking "there is no curl: install it (apt-get install curl)"
         ;;
     checkpoint)
-        for file in detectron_model.pth detectron_config.yaml; do
-            [ -f "$first/$file" ] || lacking "there is no $first/$file: make download, or CHECKPOINT=folder"
-        done
+        # under the names the scripts read, or those the published README saves them under
+        [ -f "$first/detectron_model.pth" ] || [ -f "$first/model_final.pth" ] ||
+            lacking "there is no detectron_model.pth in $first: make download, or CHECKPOINT=folder"
+        compgen -G "$first/*.yaml" >/dev/null ||
+            lacking "there is no detectron_config.yaml in $first: make download, or CHECKPOINT=folder"
         ;;
     images)
         [ -n "$(find -L "$first" -type f -print -quit 2>/dev/null)" ] || lacking "there are no images in $first: make $second, or DATASETS=folder"

@@ -2,8 +2,8 @@
 
     python scripts/bench_extract.py --checkpoint_dir DIR [--device cuda] [--precision bfloat16] [--batch_size 4]
 
-Workload: one photograph of 400 x 600 pixels (coffee, of the scikit-image wheel), decoded, resized, computed and written,
-again and again. Unit: the time of one 4096 x 4096 float32 torch.mm on the same device in the same run, TF32 off; it is
+Workload: one photograph of 400 x 600 pixels (coffee, of the scikit-image wheel), decoded, resized, computed and
+written, again and again. Unit: the time of one 4096 x 4096 float32 torch.mm on the same device in the same run, TF32 off; it is
 measured before every round and its median taken, so that numbers travel between machines. Accuracy check: against
 float32 features of the same photograph, the largest difference over the largest value. Use a quiet machine.
 """
@@ -117,7 +117,8 @@ def main() -> int:
             exact = engines.load(files, "native", device, "float32")
             (expected,) = compute(exact, [prepare(skimage.data.coffee(), "0", task)], task, Clock())
             (found,) = compute(engine, [prepare(skimage.data.coffee(), "0", task)], task, Clock())
-            assert isinstance(expected, dict) and isinstance(found, dict)
+            assert isinstance(expected, dict)
+            assert isinstance(found, dict)
             worst = np.abs(found["features"] - expected["features"]).max() / np.abs(expected["features"]).max()
             drift = f"; drift from float32: {worst:.1e} of the largest value"
         print(f"    checksum {float(np.abs(features).sum()):.6g}; peak memory {peak_memory(device)}{drift}")

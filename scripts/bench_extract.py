@@ -3,8 +3,8 @@
     python scripts/bench_extract.py --checkpoint_dir DIR [--device cuda] [--precision bfloat16] [--batch_size 4]
 
 Workload: one photograph of 400 x 600 pixels (coffee, of the scikit-image wheel), decoded, resized, computed and
-written, again and again. Unit: the time of one 4096 x 4096 float32 torch.mm on the same device in the same run, TF32 off; it is
-measured before every round and its median taken, so that numbers travel between machines. Accuracy check: against
+written, again and again. Unit: the time of one 4096 x 4096 float32 torch.mm on the same device in the same run,
+TF32 off, measured before every round, so that numbers travel between machines. Accuracy check: against
 float32 features of the same photograph, the largest difference over the largest value. Use a quiet machine.
 """
 
@@ -75,7 +75,8 @@ def main() -> int:
     engine = engines.load(files, "native", device, args.precision)
     encoded = io.BytesIO()
     Image.fromarray(skimage.data.coffee()).save(encoded, "JPEG", quality=95)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    cpu = f"CPU, {torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     print(
         f"{name}; PyTorch {torch.__version__}; {args.precision}; batch {args.batch_size}; median of {args.rounds} rounds"
     )

@@ -1,8 +1,9 @@
 """One image file (or PIL image, or array) -> RGB pixels, exactly as published or with a reason why not.
 
 Shapes and units: H, W = pixels of the original image. Pixels are (H, W, 3), RGB, C contiguous. EXIF
-orientation is ignored, as the published scripts do. Every byte of a file is taken for hostile: what cannot be
-used raises ImageError with one line of reason, whatever Pillow or a codec made of it.
+orientation is ignored, as in the published scripts (only TIFF is turned upright, by Pillow itself). Every
+byte of a file is taken for hostile: what cannot be used raises ImageError with one line of reason, whatever
+Pillow or a codec made of it.
 
 How each Pillow mode is read (``Decode``):
 
@@ -13,8 +14,9 @@ How each Pillow mode is read (``Decode``):
     LA PA RGBA ...    colours, alpha dropped                          ImageError: the published code stops
     CMYK              RGB by Pillow's formula                         ImageError: the published code stops
     YCbCr LAB HSV     RGB                                             the three bands as if they were R, G, B
-    I;16*             value >> 8                                      0..65535 as float32
-    I, F              0..255 as they are, 0..65535 >> 8, else ImageError  the values as float32
+    I;16*, 16-bit PGM value >> 8                                      0..65535 as float32
+    I, F              0..255 as they are, 0..65535 >> 8; ImageError   the values as float32
+                      for others, and for floats no higher than 1
 
 Alpha is dropped, not composited: that is Pillow's ``convert("RGB")`` and OpenCV's ``IMREAD_COLOR``, so what
 torchvision's loader and the cv2-based extractors show their networks; a background colour would be our
@@ -90,11 +92,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 def _from_pil(image: Image.Image, mode: Decode) -> Pixels:
     """(H, W, 3) uint8 or float32 RGB of a PIL image; whatever Pillow raises on the way passes through."""
     _checked_size(image)
-    if image.format not in (
-        None,
-        "MPO",
-        *FORMATS,
-    ):  # opened by the caller, not yet decoded
+    if image.format not in (None, "MPO", *FORMATS):  # the caller opened it; load() would run its decoder
         raise ImageError(f"format {image.format} is not read; formats read: {', '.join(FORMATS)}")
     image.load()
     return _proper(image) if mode == "proper" else _as_published(image)
@@ -103,12 +101,10 @@ def _from_pil(image: Image.Image, mode: Decode) -> Pixels:
 def _proper(image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.mode == "RGB":
         return np.array(image)
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        full_range = image.mode.startswith("I;16") or image.format == "PPM"
+    if image.mode[0] in "IF":
+        full_range = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
         gray = _to_8_bits(np.asarray(image), full_range)
         return np.repeat(gray[:, :, np.newaxis], 3, axis=2)
-    if image.mode in ("RGBa", "La"):
-        image = image.convert(image.mode.upper())
     return np.array(image.convert("RGB"))
 
 
@@ -220,7 +216,10 @@ def _check_end_of_jpeg(file: BinaryIO) -> None:
 
 @contextmanager
 def _pillow() -> Iterator[None]:
-    """Around every use of Pillow: no warning reaches the terminal, every exception becomes an ImageError."""
+    """Around every use of Pillow: no warning reaches the terminal, every exception becomes an ImageError.
+
+    One voice is out of reach: libtiff prints a line of its own about a damaged compressed TIFF.
+    """
     # one filter more, for PIL alone: catch_warnings() swaps process-wide state, which threads cannot share
     ours = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
     if list(warnings.filters[:1]) != [ours]:

@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAGIC: Final = b"XFP1"
-HEAD: Final = struct.Struct("<4sIQI")
-"""Magic, bytes of the description, bytes of the arrays, CRC-32 of description and arrays."""
+HEAD: Final = struct.Struct("<4sIQII")
+"""Magic, bytes of the description, bytes of the arrays, CRC-32 of the description, CRC-32 of the arrays."""
 HEAD_CRC: Final = struct.Struct("<I")
 LARGEST_DESCRIPTION: Final = 1 << 28
 """Bytes; a longer one is no description of ours."""
@@ -52,19 +52,20 @@ class Record:
     status: Status
     id: str
     part: Path
+    start: int
+    """Byte at which the record begins."""
     offset: int
     """Byte at which the arrays begin."""
     size: int
     crc: int
     description: dict[str, Any] = field(hash=False)
-    raw_description: bytes = field(hash=False, repr=False)
 
     def read(self) -> dict[str, NDArray[Any]]:
         """The arrays by name. Raises StoreError if they are not what was written."""
         with self.part.open("rb") as file:
             file.seek(self.offset)
             payload = file.read(self.size)
-        if len(payload) != self.size or zlib.crc32(payload, zlib.crc32(self.raw_description)) != self.crc:
+        if len(payload) != self.size or zlib.crc32(payload) != self.crc:
             raise StoreError(
                 f"{self.part}: the features of {self.id!r} at byte {self.offset} do not have the checksum they were "
                 f"written with: the disk or file system lost them; delete {self.part} and run the command again"
@@ -87,16 +88,16 @@ def scan(part: Path) -> Iterator[Record]:
             head = file.read(HEAD.size + HEAD_CRC.size)
             if len(head) < HEAD.size + HEAD_CRC.size:
                 return
-            magic, describes, size, crc = HEAD.unpack_from(head)
+            magic, describes, size, description_crc, crc = HEAD.unpack_from(head)
             (head_crc,) = HEAD_CRC.unpack_from(head, HEAD.size)
             if magic != MAGIC or zlib.crc32(head[: HEAD.size]) != head_crc or describes > LARGEST_DESCRIPTION:
                 return
             raw = file.read(describes)
             offset = start + len(head) + describes
-            if len(raw) < describes or offset + size > end:
+            if zlib.crc32(raw) != description_crc or offset + size > end:
                 return
             description = json.loads(raw)
-            yield Record(description["status"], description["id"], part, offset, size, crc, description, raw)
+            yield Record(description["status"], description["id"], part, start, offset, size, crc, description)
             file.seek(offset + size)
 
 
@@ -113,7 +114,7 @@ def _whole_length(part: Path) -> int:
         try:
             record.read()
         except StoreError:
-            return record.offset - len(record.raw_description) - HEAD.size - HEAD_CRC.size
+            return record.start
     return length
 
 
@@ -180,7 +181,7 @@ class PartWriter:
         layout = [[name, a.dtype.str, list(a.shape)] for name, a in arrays.items()]
         raw = json.dumps({"status": status, "id": image_id, "arrays": layout, **more}).encode()
         payload = b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values())
-        head = HEAD.pack(MAGIC, len(raw), len(payload), zlib.crc32(payload, zlib.crc32(raw)))
+        head = HEAD.pack(MAGIC, len(raw), len(payload), zlib.crc32(raw), zlib.crc32(payload))
         self._file.write(head + HEAD_CRC.pack(zlib.crc32(head)) + raw + payload)
 
 

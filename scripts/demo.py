@@ -23,7 +23,7 @@ from feature_extraction.store import image_ids, open_features  # noqa: E402
 from scripts import synthetic_checkpoint  # noqa: E402
 
 COCO_PHOTOGRAPHS: Final = ("astronaut", "chelsea", "coffee")
-VG_PHOTOGRAPHS: Final = ("camera", "cat", "rocket")
+VG_PHOTOGRAPHS: Final = ("camera", "coins", "rocket")
 CENTROIDS: Final = 16
 
 

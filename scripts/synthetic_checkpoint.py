@@ -71,7 +71,8 @@ def tensor(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     fan_in = int(np.prod(shape[1:]))
     mean = n.reshape(len(n), -1).mean(axis=1, dtype=np.float64).astype(np.float32)
     gain = next((value for part, value in GAINS.items() if part in name), 2.0)
-    return (n - mean.reshape(-1, *[1] * (n.ndim - 1))) * np.float32(np.sqrt(gain / fan_in))
+    centred: NDArray[np.float32] = n - mean.reshape(-1, *[1] * (n.ndim - 1))
+    return centred * np.float32(np.sqrt(gain / fan_in))
 
 
 def write(folder: Path, config: str = X152_CONFIG) -> None:

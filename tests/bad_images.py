@@ -192,6 +192,7 @@ ABSURD_TAGS = ((256, 4, 1, 9), (257, 4, 1, 9), (258, 3, 1, 999), (262, 3, 1, 999
 HTML = b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head></html>\n"
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>\n'
 BLACK_AND_WHITE = GRAY.convert("1")
+TURNED = RGB.transpose(Image.Transpose.ROTATE_270)
 PALETTE = RGB.quantize(256)
 WHITE = Image.new("RGB", RGB.size, "white")
 EIGHT_BITS = np.asarray(GRAY)
@@ -255,6 +256,12 @@ ODD: tuple[Case, ...] = (
         "exif_rotated.jpg",
         "EXIF orientation 6, which is ignored",
         _encode(RGB, "JPEG", quality=95, exif=_exif(6)),
+    ),
+    _good(
+        "exif_tiff.tif",
+        "TIFF of orientation 6, which Pillow turns",
+        _encode(RGB, "TIFF", exif=_exif(6)),
+        TURNED,
     ),
     _good("exif_damaged.jpg", "EXIF that points nowhere", _encode(RGB, "JPEG", quality=95, exif=BROKEN_EXIF)),
     _good("exif_garbage.jpg", "EXIF of random bytes", _encode(RGB, "JPEG", quality=95, exif=b"Exif\0\0rubbish")),

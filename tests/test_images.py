@@ -48,15 +48,17 @@ def published_scale(height: int, width: int) -> np.float64:
     return scale
 
 
+def published_grid_size(height: int, width: int) -> tuple[int, int]:
+    scale = published_scale(height, width)
+    height, width = int(scale * height), int(scale * width)
+    height -= height % 32
+    width -= width % 32
+    return height, width
+
+
 def published_grid(rgb: np.ndarray, imsize: int | None) -> np.ndarray:
-    height, width = rgb.shape[:2]
-    if imsize is not None:
-        size = imsize, imsize
-    else:
-        scale = published_scale(height, width)
-        size = int(scale * width), int(scale * height)
-        size = size[0] - size[0] % 32, size[1] - size[1] % 32
-    return cv2.resize(published_minus_mean(rgb), size, interpolation=cv2.INTER_LINEAR)
+    height, width = (imsize, imsize) if imsize is not None else published_grid_size(*rgb.shape[:2])
+    return cv2.resize(published_minus_mean(rgb), (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def published_boxes(rgb: np.ndarray) -> tuple[np.ndarray, np.float64]:
@@ -142,6 +144,8 @@ def test_bits_depend_neither_on_opencvs_threads_nor_on_ours() -> None:
         for threads in (1, 2, 7):
             cv2.setNumThreads(threads)
             assert same_bits(cv2.resize(minus_mean, (800, 800), interpolation=cv2.INTER_LINEAR), alone[0])
+        resize_for_grid(rgb)
+        assert cv2.getNumThreads() == 1  # the cores belong to the workers
     finally:
         cv2.setNumThreads(1)
     with ThreadPoolExecutor(8) as pool:
@@ -176,6 +180,8 @@ def test_opencv_out_of_memory_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> No
         ((1, 1), (800, 800), (800, 800), (800, 800), 800.0),
         # 3 x 5 * 800/3 = 1333.33 rounds to 1333, so the short side decides; 1333.33 is cut to 1333
         ((3, 5), (800, 1312), (800, 1333), (800, 1344), 800 / 3),
+        # in float64, 800 / 334 * 334 is just below 800: cut to 799, and down to 768. So it was published
+        ((334, 500), (768, 1184), (800, 1198), (800, 1216), 800 / 334),
     ],
 )
 def test_sizes_by_hand(
@@ -188,6 +194,13 @@ def test_sizes_by_hand(
     assert network_size_grid(*size) == grid
     assert network_size_boxes(*size) == (boxes, padded, scale)
     assert network_size_grid(*size, 224) == (224, 224)
+
+
+def test_grid_sizes_are_the_published_ones() -> None:
+    for short in range(200, 701):
+        for long in range(short, 1000, 7):
+            assert network_size_grid(short, long) == published_grid_size(short, long)
+            assert network_size_grid(long, short) == published_grid_size(long, short)
 
 
 @settings(deadline=None, max_examples=100)

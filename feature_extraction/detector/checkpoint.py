@@ -190,19 +190,23 @@ def build(path: Path, config: DetectorConfig, tensors: Mapping[str, Tensor]) -> 
     ``path`` is for messages. Raises CheckpointError that names every missing tensor and every wrong shape."""
     from .faster_rcnn import FasterRCNN
 
-    weights = Weights(tensors)
-    model = FasterRCNN(weights, config)
-    if weights.problems:
-        raise CheckpointError(_explain(path, config, tensors, weights.problems))
-    extras = sorted(set(tensors) - set(weights.taken))
-    return model.eval(), extras
+    wanted = expected_tensors(config)
+    problems = []
+    for name, shape in wanted.items():
+        if name not in tensors:
+            problems.append(f"missing: {name} {list(shape)}")
+        elif tuple(tensors[name].shape) != shape:
+            problems.append(f"wrong shape: {name} is {list(tensors[name].shape)}, expected {list(shape)}")
+    if problems:
+        raise CheckpointError(_explain(path, config, tensors, problems))
+    return FasterRCNN(Weights(tensors), config).eval(), sorted(set(tensors) - set(wanted))
 
 
 def expected_tensors(config: DetectorConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that a checkpoint for this configuration holds."""
     from .faster_rcnn import FasterRCNN
 
-    weights = Weights({})
+    weights = Weights(None)
     FasterRCNN(weights, config)
     return weights.taken
 

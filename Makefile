@@ -17,7 +17,7 @@ PUBLISHED  ?= $(DATASETS)/published
 # docker or podman
 CONTAINER  ?= $(eval CONTAINER := $$(firstword $$(shell command -v docker >/dev/null && echo docker; command -v podman >/dev/null && echo podman) docker))$(CONTAINER)
 # how many GPUs work on one file (more than one: torchrun), and which image: gpu or cpu
-GPUS       ?= $(eval GPUS := $$(shell nvidia-smi --list-gpus 2>/dev/null | wc -l))$(GPUS)
+GPUS       ?= $(eval GPUS := $$(words $$(shell nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null)))$(GPUS)
 DEVICE     ?= $(if $(filter-out 0,$(GPUS)),gpu,cpu)
 IMAGE      ?= xlxmert-features:$(DEVICE)
 # container or host; without a word: in the container when its image is there
@@ -63,7 +63,8 @@ comma    := ,
 needs     = $(if $(inside),engine=$(CONTAINER) image=$(CONTAINER)$(comma)$(IMAGE)$(if $(filter gpu,$(DEVICE)), gpu),python=$(PY))
 # files belong to whoever ran make; podman without root needs telling that this is the same person
 as_me     = --user $$(id -u):$$(id -g)$(if $(filter podman,$(CONTAINER)),$$([ $$(id -u) = 0 ] || echo " --userns keep-id"))
-container = $(CONTAINER) run --rm --init --network none $(as_me) --shm-size $(SHM) $(GPU_FLAGS) $(RUN_FLAGS)
+# init: docker brings its own, podman needs a package for it; the jobs end on SIGTERM without it
+container = $(CONTAINER) run --rm $(if $(filter docker,$(CONTAINER)),--init) --network none $(as_me) --shm-size $(SHM) $(GPU_FLAGS) $(RUN_FLAGS)
 # $(call job,needs,folder,mounts,command)
 job       = $(CHECK) $(needs) $(1) && $(if $(inside),$(container) $(3) --workdir /app/$(2) $(IMAGE) $(4),cd $(2) && $(4))
 launch    = $(bin)$(if $(filter-out 0 1,$(GPUS)),torchrun --standalone --nproc_per_node $(GPUS),python)

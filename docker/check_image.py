@@ -29,9 +29,9 @@ def pins() -> dict[str, str]:
 
 
 def wrong_versions(gpu: bool) -> Iterator[str]:
-    for package, wanted in pins().items():
-        if gpu and package == "faiss-cpu":
-            package = "faiss"  # compiled here, under its own name
+    for pinned, wanted in pins().items():
+        # faiss is compiled in the gpu image, and comes under its own name
+        package = "faiss" if gpu and pinned == "faiss-cpu" else pinned
         try:
             found = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -242,7 +242,8 @@ def test_bad_images_among_good_ones(tmp_path: Path, tiny_checkpoint: Path, comma
     bad = [case for case in bad_images.CASES if case.fails_in]
     assert len(bad) >= 25
     for case in bad:
-        match = [reason for name, reason in failed.items() if name == case.name or Path(name).stem == case.id]
+        shown = case.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        match = [reason for name, reason in failed.items() if name == shown or Path(name).stem == case.id]
         assert any(case.reason in reason for reason in match), (case.name, match)
     good = {case.id for case in bad_images.CASES if not case.fails_in}
     assert good - extracted == set()

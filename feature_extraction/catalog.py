@@ -100,9 +100,7 @@ COCO: Final = DataSet(
         Split("test", "test2015", 81_434, "mscoco_test"),
     ),
 )  # fmt: skip
-VG: Final = DataSet(
-    "vg", "Visual Genome", "vgroot", "VG", "VG", "*.jpg", True, (Split("", "", 108_077, "vg"),)
-)
+VG: Final = DataSet("vg", "Visual Genome", "vgroot", "VG", "VG", "*.jpg", True, (Split("", "", 108_077, "vg"),))
 GQA: Final = DataSet("gqa", "GQA", "gqaroot", "GQA", "GQA", "*.jpg", True, (Split("", "", 148_854, "gqa"),))
 NLVR2: Final = DataSet(
     "nlvr2", "NLVR2", "nlvrroot", "nlvr2", "NLVR2", "*.png", True,

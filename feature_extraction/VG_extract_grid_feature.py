@@ -1,0 +1,11 @@
+"""The published command; see ``--help``."""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from feature_extraction.cli import main_for  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main_for("vg", "grid"))

@@ -1,0 +1,88 @@
+"""The whole detector: images in, fc6 features of regions out. What does not influence them is not computed.
+
+Shapes: images (B, 3, H, W) float32 BGR minus mean, H and W multiples of 32; regions (R, 4) float32
+x1, y1, x2, y2 in pixels of the resized image; features (R, F) float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoint import DetectorConfig
+from .fpn import COARSEST, FINEST, FPN
+from .layers import Weights
+from .resnext import ResNeXt
+from .roi_heads import BoxHead, pyramid_level
+from .rpn import RPN
+
+ALL_LEVELS = range(FINEST, COARSEST + 1)
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The proposals of one image and what the head says of them."""
+
+    proposals: Tensor
+    """(R, 4) float32, pixels of the resized, padded image, best objectness first."""
+    objectness: Tensor
+    """(R,) float32."""
+    fc6: Tensor
+    """(R, F) float32, after ReLU."""
+    logits: Tensor
+    """(R, classes) float32, background first."""
+
+
+class FasterRCNN(nn.Module):
+    """ResNeXt-FPN Faster R-CNN for inference, in the layout of the fork's checkpoint."""
+
+    def __init__(self, w: Weights, config: DetectorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layout: torch.memory_format = torch.contiguous_format
+        self.body = ResNeXt(w, "backbone.body", config)
+        self.fpn = FPN(w, "backbone.fpn", config)
+        self.rpn = RPN(w, "rpn", config)
+        self.head = BoxHead(w, "roi_heads.box", config)
+
+    def place(self, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> FasterRCNN:
+        """Weights and activations on ``device`` in ``dtype`` and ``layout``; anchors, boxes, scores and results
+        stay float32."""
+        self.layout = layout
+        for name, buffer in self.named_buffers():
+            kept = buffer.dtype if name.startswith("rpn.base") else dtype
+            if buffer.dim() == 4:
+                buffer.data = buffer.data.to(device, kept, memory_format=layout)
+            else:
+                buffer.data = buffer.data.to(device, kept)
+        return self
+
+    def _pyramid(self, images: Tensor, levels: range) -> dict[int, Tensor]:
+        images = images.to(self.body.stem.weight.dtype).contiguous(memory_format=self.layout)
+        pyramid: dict[int, Tensor] = self.fpn(self.body(images), levels)
+        return pyramid
+
+    @torch.inference_mode()
+    def region_features(self, images: Tensor, regions: list[Tensor]) -> Tensor:
+        """fc6 (sum of R_i, F) float32 of given regions, image after image (the grid cells).
+
+        Only the pyramid levels that the regions are pooled from are computed. ``regions`` may lie on the CPU:
+        deciding the levels there keeps a GPU from being waited for."""
+        used = {int(level) for r in regions for level in pyramid_level(r).unique()}
+        pyramid = self._pyramid(images, range(min(used), max(used) + 1))
+        return self.head.features(pyramid, [r.to(images.device) for r in regions]).float()
+
+    @torch.inference_mode()
+    def detect(self, images: Tensor) -> list[Detections]:
+        """Proposals, features and class scores of every image."""
+        pyramid = self._pyramid(images, ALL_LEVELS)
+        proposals = self.rpn(pyramid, (images.shape[2], images.shape[3]))
+        fc6 = self.head.features(pyramid, [p for p, _ in proposals])
+        logits = self.head.class_logits(fc6)
+        counts = [len(p) for p, _ in proposals]
+        return [
+            Detections(p, o, f.float(), s)
+            for (p, o), f, s in zip(proposals, fc6.split(counts), logits.split(counts), strict=True)
+        ]

@@ -199,9 +199,7 @@ def bench_read(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = {"read": bench_read, "train": bench_train, "assign": bench_assign}
     parser.add_argument("parts", nargs="*", default=list(parts), metavar="read|train|assign")
     parser.add_argument("--rows", type=int, default=8192, help="rows assigned in one turn")

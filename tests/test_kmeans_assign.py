@@ -24,9 +24,7 @@ def assert_equal_beyond_ties(rows, centroids):
     """The same ids, unless float32 cannot tell the two: D of both within faiss's own rounding (``F``)."""
     by_faiss, ours, tally = both(rows, centroids)
     other = np.flatnonzero(by_faiss != ours)
-    exact = [
-        ((rows[other].astype(np.float64) - centroids[ids[other]]) ** 2).sum(1) for ids in (by_faiss, ours)
-    ]
+    exact = [((rows[other].astype(np.float64) - centroids[ids[other]]) ** 2).sum(1) for ids in (by_faiss, ours)]
     size = np.linalg.norm(rows[other].astype(np.float64), axis=1) + np.linalg.norm(centroids, axis=1).max()
     roundings = rows.shape[1] + 4
     assert (np.abs(exact[0] - exact[1]) <= 2 * roundings * 2.0**-24 * size**2 + roundings * 2.0**-126).all()

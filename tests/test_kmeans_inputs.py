@@ -120,10 +120,7 @@ def test_fewer_rows_than_centroids(refused, good, tmp_path, capsys):
     assert "640 rows (40 images x 16), fewer than --n_centroids 641" in error
     command = [f"--src={good}", f"--tgt={good}", f"--datasets_dir={tmp_path}", "--n_centroids=17"]
     assert cli.main([*command, f"--feat_dim={DIM}", f"--grid_size={GRID}"]) == 0
-    assert (
-        "warning: 640 rows for 17 centroids; a stable vocabulary takes at least 663"
-        in capsys.readouterr().err
-    )
+    assert "warning: 640 rows for 17 centroids; a stable vocabulary takes at least 663" in capsys.readouterr().err
 
 
 def test_no_space(refused, good, monkeypatch):
@@ -189,9 +186,7 @@ def test_a_gpu_where_there_is_none(refused, good, monkeypatch):
     assert "finds no GPU" in refused("--device=cuda", src=good)
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--n_centroids=0"], ["--memory=0"], ["--memory=x"], ["--verbose=maybe"]]
-)
+@pytest.mark.parametrize("arguments", [["--n_centroids=0"], ["--memory=0"], ["--memory=x"], ["--verbose=maybe"]])
 def test_flags_that_cannot_be_read(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
         cli.parse(arguments)
@@ -233,9 +228,7 @@ def test_every_feature_file_of_the_catalogue_has_a_name(tmp_path):
         "nlvr_test": "nlvr2/features/maskrcnn_test_grid8.h5",
     }
     options = Options(datasets_dir=tmp_path)
-    assert {
-        n: str(feature_path(n, options).relative_to(tmp_path)) for n in catalog.kmeans_sources()
-    } == expected
+    assert {n: str(feature_path(n, options).relative_to(tmp_path)) for n in catalog.kmeans_sources()} == expected
     published = tmp_path / "NLVR2/features/maskrcnn_train_grid8.h5"  # the folder of the published download
     published.parent.mkdir(parents=True)
     published.touch()
@@ -274,9 +267,7 @@ def test_rows_are_the_same_however_they_are_stored(tmp_path, dataset, plain):
         assert file.plain is plain
         rows = values.reshape(-1, DIM)
         for start, stop in ((0, 480), (0, 1), (15, 17), (479, 480), (100, 333)):
-            assert np.array_equal(
-                file.read(start, stop, np.empty((stop - start, DIM), np.float32)), rows[start:stop]
-            )
+            assert np.array_equal(file.read(start, stop, np.empty((stop - start, DIM), np.float32)), rows[start:stop])
         wanted = np.random.default_rng(0).permutation(480)[:77]
         found = np.full((77, DIM), np.nan, np.float32)
         file.gather(wanted, found.__setitem__)
@@ -300,6 +291,14 @@ def test_linked_images_of_another_file_are_not_read_from_this_one(tmp_path):
         assert not file.plain
         rows = file.read(0, 32, np.empty((32, DIM), np.float32))
     assert np.array_equal(rows, features(2, GRID, DIM).reshape(-1, DIM))
+
+
+def test_bytes_in_an_external_file_are_not_looked_for_in_this_one(tmp_path):
+    values = features(1, GRID, DIM)
+    raw = [(str(tmp_path / "raw"), 0, values.nbytes)]
+    with FeatureFile(write_features(tmp_path / "f.h5", values, external=raw), dim=DIM, grid_size=GRID) as file:
+        assert not file.plain
+        assert np.array_equal(file.read(0, 16, np.empty((16, DIM), np.float32)), values.reshape(-1, DIM))
 
 
 def test_box_files_can_be_clustered_too(tmp_path):

@@ -28,9 +28,7 @@ def test_importing_loads_neither_torch_nor_faiss():
         "import sys, kmeans, kmeans.cli, kmeans.job, kmeans.vocabulary;"
         "print(sorted({'torch', 'faiss'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
 

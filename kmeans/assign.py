@@ -21,10 +21,11 @@ is E: |q - p| <= E.
 On a CPU PyTorch rounds q once more, to bfloat16: with r = 2^-9 the largest rounded value v belongs to a q
 of at least v - r |v|, so the largest p is at least v - r |v| - E.
 
-faiss's D is wrong as well, by at most F = g' (|x| + |c|)^2, g' as g for d + 4 roundings of 2^-24. So if D
-is not within 2 F of the smallest, p is not within F of the largest, faiss does not choose this centroid.
-What remains possible are the centroids with q >= t = v - r |v| - 2 E - F, that is, as rounding is
-monotonic, rounded values >= t - r |t|.
+faiss's D is wrong as well. Its |x|^2 is the same for all centroids; what is left is at most
+F = g' (|c|^2 + 2 |x| |c|) + 4 u (|x| + |c|)^2, g' as g for d roundings of u = 2^-24, with the largest |c|. If D is not
+within 2 F of the smallest, p is not within F of the largest, and faiss does not choose this centroid. What remains
+possible are the centroids with q >= t = v - r |v| - 2 E - F, that is, as rounding is monotonic, those whose
+rounded value is at least t - r |t|.
 
 These few are compared by their distances in the direct form, sum (x - c)^2, which does not suffer from
 cancellation as the expanded form does where norms are large and gaps are small [faiss#3818]. If the best
@@ -126,6 +127,8 @@ class BFloat16:
         """Search among ``centroids`` (k, d) from now on."""
         import torch
 
+        # partial sums of a product must stay float32, or the bound does not hold
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         self.tally = Tally()
         self._faiss = Faiss()
         self._faiss.set_centroids(centroids)
@@ -134,7 +137,7 @@ class BFloat16:
         width = -(-(d + SQUARE_PARTS) // COLUMNS) * COLUMNS
         summing = width * ROUNDING[torch.device(self.device).type]
         self._summing = summing / (1 - summing)
-        self._faiss_error = (d + 4) * UNIT / (1 - (d + 4) * UNIT)
+        self._direct = (d + 4) * UNIT / (1 - (d + 4) * UNIT)
 
         self._floor = math.sqrt(width * TINY)  # what a norm may have lost to squares below TINY
         own = torch.from_numpy(centroids).to(self.device)
@@ -184,12 +187,8 @@ class BFloat16:
         best = np.full(len(block), np.inf)
         np.minimum.at(best, rows, distances)
         # a direct distance is off by at most d + 3 roundings of itself
-        reach = (
-            best * (1 + self._faiss_error)
-            + 2 * len(self._mean) * TINY
-            + 2 * np.concatenate([tile[2] for tile in tiles])
-        )
-        possible = distances * (1 - self._faiss_error) <= reach[rows]
+        reach = best * (1 + self._direct) + 2 * len(self._mean) * TINY + 2 * np.concatenate([tile[2] for tile in tiles])
+        possible = distances * (1 - self._direct) <= reach[rows]
         ids[rows[possible]] = columns[possible]
         np.subtract.at(number, rows[~possible], 1)
         unsure = np.flatnonzero(number != 1)
@@ -219,7 +218,8 @@ class BFloat16:
         error = lost * self._norm + (norm + lost) * (self._lost + self._summing * (self._norm + self._lost))
         error = error * SLACK + self._square_error
         size = torch.linalg.vector_norm(x, dim=1).double() * SLACK + self._floor
-        faiss_error = self._faiss_error * (size + self._largest).square()
+        faiss_error = self._direct * self._largest * (self._largest + 2 * size)
+        faiss_error += 4 * UNIT * (size + self._largest).square()
 
         product = self._product(low)
         rounding = UNIT_BFLOAT16 * SLACK if product.dtype == torch.bfloat16 else UNIT

@@ -49,13 +49,12 @@ def test_features_of_the_papers_dimension(noise):
 
 def test_a_large_common_part_costs_nothing():
     """Centring takes it away before rounding; bfloat16 alone would lose most of the rest."""
-    rows, centroids = clustered(600, 520, 256, 1.0)
-    low = torch.from_numpy(rows + 1000).bfloat16().float().numpy()
-    assert np.abs(low - 1000 - rows).mean() > 0.2
-    method = BFloat16()
-    method.set_centroids(centroids + 1000)
-    method._faiss_error = 0.0
-    assert len(method._candidates(rows + 1000, 0)[0]) < 700
+    rows, centroids = clustered(600, 520, 256, 0.3)
+    low = torch.from_numpy(rows + 30).bfloat16().float().numpy()
+    assert np.abs(low - 30 - rows).mean() > 0.02
+    by_faiss, ours, tally = both(rows + 30, centroids + 30)
+    assert np.array_equal(by_faiss, ours)
+    assert tally.compared < 60
 
 
 def test_where_float32_cannot_be_sure_faiss_decides():

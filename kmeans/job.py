@@ -18,7 +18,7 @@ from kmeans.report import Reporter, duration
 from kmeans.training import Training
 from kmeans.vectors import FeatureFile, Rows, read_blocks
 
-MANY_UNSURE = 0.1
+MANY_UNSURE = 0.5
 """Share of rows that only faiss's own rounding decides, from which on a user should know."""
 SPEAK_EVERY = 10.0
 """Seconds between lines of progress while a target is assigned."""

@@ -14,9 +14,10 @@ bound.
             a scratch file
     assign  ms per 1,000 rows and GFLOP/s: faiss's IndexFlatL2, ours in bfloat16; rows that differ
 
+Sides take turns; each figure is the median over the turns, with the smallest and largest. Results are
+compared: centroids bit for bit, assignments row by row. The last line of each part is the one to quote.
 On a machine that others use too, take ``OMP_NUM_THREADS=1 ... assign --clock cpu``: processor time of one
-thread, which company disturbs little. Sides take turns; each figure is the median over the turns, with the smallest and largest. Results are
-compared: centroids bit for bit; assignments row by row. The last line of each part is the one to quote.
+thread, which company disturbs little.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ from kmeans.cluster import Blocks, State, draw_sample, initial_centroids, train 
 from kmeans.memory import BLOCK_ROWS  # noqa: E402
 from kmeans.ranks import Solo  # noqa: E402
 from kmeans.vectors import FeatureFile, InMemory, Rows, Scratch, read_blocks  # noqa: E402
-
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 

@@ -48,4 +48,4 @@ def test_stages_are_summed(now: list[float], monkeypatch: pytest.MonkeyPatch) ->
             pass
     now[0] += 3700
     shown.advance(37, 0)
-    assert shown.stages() == "37 images in 1 h 02 min (0.01 images/s): compute 2.5 s"
+    assert shown.stages() == "37 images in 1 h 01 min (0.01 images/s): compute 2.5 s"

@@ -167,6 +167,8 @@ def _of_data_set(data: DataSet, kind: Kind, args: argparse.Namespace) -> Extract
 
 def execute(config: ExtractConfig) -> int:
     """Run one extraction; returns the exit code. Errors a user can mend are printed in one paragraph."""
+    from torch import OutOfMemoryError
+
     from .detector.config import CheckpointError
     from .engine import DeviceError
     from .images import ImageFolderError
@@ -190,6 +192,8 @@ def execute(config: ExtractConfig) -> int:
         return 128 + stopped_by[0] if stopped_by else code
     except (CheckpointError, DeviceError, ImageFolderError, StoreError, UsageError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
+    except (OutOfMemoryError, MemoryError) as error:
+        print(f"error: out of memory ({error}): take a smaller --batch_size or fewer --workers", file=sys.stderr)
     except OSError as error:
         print(
             f"error: {error}. What was computed is kept; mend the cause and run the same command again", file=sys.stderr

@@ -179,7 +179,7 @@ def execute(config: ExtractConfig) -> int:
     stopped_by: list[int] = []
 
     def stop(number: int, _frame: object) -> None:
-        if stopping.is_set():  # asked twice: at once
+        if number in stopped_by:  # the same twice: at once (torchrun sends SIGTERM after a Ctrl-C of its own)
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         stopped_by.append(number)
@@ -189,7 +189,7 @@ def execute(config: ExtractConfig) -> int:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         code = extract(config, stopping)
-        return 128 + stopped_by[0] if stopped_by else code
+        return 128 + stopped_by[0] if stopped_by and code == EXIT_NOTHING else code
     except (CheckpointError, DeviceError, ImageFolderError, StoreError, UsageError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
     except (OutOfMemoryError, MemoryError) as error:

@@ -71,7 +71,7 @@ class FeatureExtractor:
         >>> (found,) = extractor.boxes([photograph], num_boxes=36)
         >>> found.boxes.shape, found.obj_id.shape
         ((36, 4), (36,))
-        >>> bool((found.boxes[:, 2] < found.img_w + 1).all())
+        >>> bool((found.boxes >= 0).all())
         True
     """
 

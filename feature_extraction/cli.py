@@ -62,7 +62,7 @@ def _add_common_flags(parser: argparse.ArgumentParser, kinds: Sequence[Kind]) ->
     if "boxes" in kinds:
         ours.add_argument("--num_boxes", type=_positive, default=recipe.NUM_BOXES, help="boxes per image (%(default)s)")
         ours.add_argument("--class_probs", action="store_true", help="store cls_prob (boxes, classes) as well")
-    ours.add_argument("--checkpoint_dir", type=Path, default=Path("mask_rcnn_ckpt"), help="(./%(default)s)")
+    ours.add_argument("--checkpoint_dir", type=Path, default=Path("mask_rcnn_ckpt"), help="its folder (./%(default)s)")
     ours.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     ours.add_argument(
         "--precision", choices=["float32", "tf32", "bfloat16", "float16"], default="float32",
@@ -92,7 +92,7 @@ def main_for(dataset: str, kind: Kind, argv: Sequence[str] | None = None) -> int
         description=f"Extract {kind} features of {data.title} with the ResNeXt-152 Faster R-CNN.", epilog=EPILOG
     )
     parser.add_argument(
-        f"--{data.root_flag}", dest="root", type=Path, default=Path(data.default_root), help="(%(default)s)"
+        f"--{data.root_flag}", dest="root", type=Path, default=Path(data.default_root), help="root folder (%(default)s)"
     )
     if data.split_names:
         parser.add_argument("--split", choices=data.split_names, default="valid", help="(%(default)s)")

@@ -23,7 +23,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -156,8 +156,9 @@ class Store:
             raise StoreError(f"{path} is damaged ({error}): delete {self.folder} to start anew") from error
         self._compare(found, f"{self.folder} was begun", f"or delete {self.folder} to start anew")
 
-    def _records(self) -> list[Record]:
-        return [record for part in sorted(self.folder.glob("part-*.log")) for record in scan(part)]
+    def _records(self) -> Iterator[Record]:
+        for part in sorted(self.folder.glob("part-*.log")):
+            yield from scan(part)
 
     def check_space(self, images: int, bytes_per_image: int) -> None:
         """Raise StoreError if the disk cannot take the parts still missing and the assembled file beside them."""

@@ -77,9 +77,8 @@ def main() -> int:
     Image.fromarray(skimage.data.coffee()).save(encoded, "JPEG", quality=95)
     cpu = f"CPU, {torch.get_num_threads()} threads"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
-    print(
-        f"{name}; PyTorch {torch.__version__}; {args.precision}; batch {args.batch_size}; median of {args.rounds} rounds"
-    )
+    setting = f"{args.precision}; batch {args.batch_size}; median of {args.rounds} rounds"
+    print(f"{name}; PyTorch {torch.__version__}; {setting}")
     for kind in args.kind or ["grid", "boxes"]:
         task = Task(kind, 8, 36, None, False, "proper", args.batch_size)
         clock = Clock()
@@ -110,9 +109,8 @@ def main() -> int:
         unit, each = statistics.median(units), statistics.median(seconds)
         count = args.rounds * args.batch_size
         stages = ", ".join(f"{stage} {1e3 * s / count:.1f} ms" for stage, s in clock.seconds.items())
-        print(
-            f"{kind}: {1 / each:.3f} images/s, {each:.3f} s an image = {each / unit:.2f} units of {unit:.3f} s ({stages})"
-        )
+        speed = f"{1 / each:.3f} images/s, {each:.3f} s an image"
+        print(f"{kind}: {speed} = {each / unit:.2f} units of {unit:.3f} s\n    {stages}")
         drift = ""
         if args.precision != "float32" and kind == "grid":
             exact = engines.load(files, "native", device, "float32")

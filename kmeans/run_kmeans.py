@@ -1,0 +1,11 @@
+"""Published entry point: ``python run_kmeans.py --src=mscoco_train --tgt mscoco_train mscoco_valid vg``."""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, not this folder
+
+from kmeans.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main())

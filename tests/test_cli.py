@@ -1,0 +1,128 @@
+"""Flags as published, help, and mistakes a user makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from feature_extraction import cli
+from feature_extraction.config import ExtractConfig
+
+SCRIPTS = [
+    (f"{prefix}_extract_{word}_feature.py", dataset, kind)
+    for prefix, dataset in (("coco", "coco"), ("VG", "vg"), ("GQA", "gqa"), ("nlvr2", "nlvr2"))
+    for word, kind in (("grid", "grid"), ("bbox", "boxes"))
+]
+FOLDER = Path(cli.__file__).parent
+
+
+@pytest.fixture
+def configured(monkeypatch: pytest.MonkeyPatch) -> list[ExtractConfig]:
+    made: list[ExtractConfig] = []
+    monkeypatch.setattr(cli, "execute", lambda config: made.append(config) or 0)
+    return made
+
+
+@pytest.mark.parametrize(("script", "dataset", "kind"), SCRIPTS)
+def test_scripts_are_short_and_name_their_row(script: str, dataset: str, kind: str) -> None:
+    text = (FOLDER / script).read_text()
+    assert len(text.splitlines()) <= 12
+    assert f'main_for("{dataset}", "{kind}")' in text
+
+
+@pytest.mark.parametrize(
+    ("dataset", "kind", "argv", "images", "output"),
+    [
+        ("coco", "grid", ["--split", "train"], "COCO/images/train2014", "COCO/features/maskrcnn_train_grid8.h5"),
+        ("coco", "grid", [], "COCO/images/val2014", "COCO/features/maskrcnn_valid_grid8.h5"),
+        ("coco", "boxes", ["--split", "test"], "COCO/images/test2015", "COCO/features/maskrcnn_test_boxes36.h5"),
+        ("vg", "grid", [], "VG/images", "VG/features/maskrcnn_grid8.h5"),
+        ("vg", "boxes", ["--test"], "VG/images", "VG/features/maskrcnn_boxes36_test.h5"),
+        ("gqa", "grid", ["--imsize", "256"], "GQA/images", "GQA/features/maskrcnn_grid8_imsize256.h5"),
+        ("gqa", "boxes", ["--num_boxes", "100"], "GQA/images", "GQA/features/maskrcnn_boxes100.h5"),
+        ("nlvr2", "grid", ["--split", "valid"], "nlvr2/images/dev", "nlvr2/features/maskrcnn_valid_grid8.h5"),
+        ("nlvr2", "grid", ["--grid_size", "7"], "nlvr2/images/dev", "nlvr2/features/maskrcnn_valid_grid7.h5"),
+        ("nlvr2", "boxes", ["--split", "test"], "nlvr2/images/test1", "nlvr2/features/maskrcnn_test_boxes36.h5"),
+    ],
+)
+def test_published_paths(configured, dataset, kind, argv, images: str, output: str) -> None:
+    assert cli.main_for(dataset, kind, argv) == 0
+    (config,) = configured
+    datasets = (Path.cwd() / "../datasets").resolve()
+    assert config.images == datasets / images
+    assert config.output == datasets / output
+    assert (config.batch_size, config.precision, config.engine) == (1, "float32", "native")
+
+
+def test_roots_and_published_flags(configured) -> None:
+    for dataset, flag in (("coco", "--cocoroot"), ("vg", "--vgroot"), ("gqa", "--gqaroot"), ("nlvr2", "--nlvrroot")):
+        cli.main_for(
+            dataset, "grid", [flag, "/x", "--backbone", "maskrcnn", "--im_ratio", "original", "--batch_size", "4"]
+        )
+    assert [str(c.images)[:9] for c in configured] == ["/x/images"] * 4
+
+
+def test_any_folder(configured) -> None:
+    cli.main(["--images", "/photos", "--output", "/f.h5", "--kind", "boxes", "--shard", "2/5"])
+    (config,) = configured
+    assert (config.images, config.output, config.recursive, config.shard) == (
+        Path("/photos"),
+        Path("/f.h5"),
+        True,
+        (1, 5),
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--split", "val"], "invalid choice: 'val'"),
+        (["--imsize", "100"], "multiple of 32"),
+        (["--grid_size", "0"], "not positive"),
+        (["--shard", "5/4"], "1 to n"),
+        (["--shard", "half"], "i/n"),
+        (["--backbone", "resnet"], "invalid choice"),
+    ],
+)
+def test_flags_out_of_range(configured, capsys, argv: list[str], said: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main_for("coco", "grid", argv)
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [([], "either --dataset"), (["--images", "/x"], "--output"), (["--dataset", "vg", "--split", "train"], "no split")],
+)
+def test_general_command_mistakes(configured, capsys, argv: list[str], said: str) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(argv)
+    assert said in capsys.readouterr().err
+
+
+def test_errors_are_one_paragraph(tmp_path: Path, capsys, tiny_checkpoint: Path) -> None:
+    argv = ["--cocoroot", str(tmp_path), "--checkpoint_dir", str(tiny_checkpoint)]
+    assert cli.main_for("coco", "grid", argv) == 1
+    assert str(tmp_path / "images/val2014") in capsys.readouterr().err
+    (tmp_path / "images/val2014").mkdir(parents=True)
+    (tmp_path / "images/val2014/a.jpg").write_bytes(b"x")
+    assert cli.main_for("coco", "grid", [*argv[:-1], str(tmp_path / "nothing")]) == 1
+    error = capsys.readouterr().err
+    assert "detectron_model.pth" in error
+    assert "Traceback" not in error
+    assert cli.main_for("coco", "grid", [*argv, "--device", "cuda:9"]) == 1
+    assert "cuda:9" in capsys.readouterr().err
+    assert cli.main_for("coco", "grid", [*argv, "--output", str(tmp_path / "f.npz")]) == 1
+    assert ".h5" in capsys.readouterr().err
+
+
+def test_a_folder_of_bad_images_only_exits_with_1(tmp_path: Path, capsys, tiny_checkpoint: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.jpg").write_bytes(b"")
+    output = tmp_path / "f.h5"
+    argv = ["--images", str(tmp_path / "images"), "--output", str(output), "--checkpoint_dir", str(tiny_checkpoint)]
+    assert cli.main(argv) == 1
+    assert not output.exists()
+    assert "empty file" in (tmp_path / "f.report.json").read_text()

@@ -27,7 +27,7 @@ def make(*arguments: str, folder: Path = ROOT, **environment: str) -> subprocess
 def targets() -> list[str]:
     """Every phony target, as make itself knows them."""
     database = make("-pnRr", "nosuchtarget").stdout
-    (found,) = re.findall(r"^\.PHONY:([^$]*)$", database, re.M)  # with a $, it is the text of a `define`
+    (found,) = re.findall(r"^\.PHONY:([^$\n]*)$", database, re.M)  # with a $, it is the text of a `define`
     return sorted(set(found.split()))
 
 

@@ -155,7 +155,7 @@ for where in ("host", "inside"):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(getattr(skimage.data, name)()).save(path, quality=95)
 END
-mkdir -p "$work"/inside/{COCO/features,VG/features,cluster_centroids,clustering}
+mkdir -p "$work"/inside/{COCO/features,VG/features,cluster_centroids,clustering} "$work/host/clustering"
 # another user than the one who owns this folder, as on a shared machine
 other=()
 if [ "$(id -u)" = 0 ]; then

@@ -147,7 +147,11 @@ def test_a_version_beside_the_pins_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(check_image, "pins", lambda: {"numpy": "0.1", "nosuch": "1"})
     found = list(check_image.wrong_versions(gpu=False))
     assert found[0].startswith("numpy is ")
-    assert found[1] == "nosuch is not installed; pinned: 1"
+    assert re.fullmatch(r"nosuch is not installed \(.*\); pinned: 1", found[1])
+    monkeypatch.setattr(check_image, "pins", lambda: {"faiss-cpu": "0.1"})
+    assert list(check_image.wrong_versions(gpu=True)) != []
+    monkeypatch.setattr(check_image, "pins", lambda: {"faiss-cpu": "1.15.1"})
+    assert list(check_image.wrong_versions(gpu=True)) == []
 
 
 def test_an_image_without_cuda_is_refused(

@@ -96,7 +96,7 @@ def compute(engine: Engine, batch: Sequence[NetworkInput], task: Task, clock: Cl
             cells = grid_cells(images.shape[2], images.shape[3], task.grid_size)
             fc6 = engine.detector.region_features(images, [cells] * len(batch)).cpu()
             shape = (len(batch), task.grid_size, task.grid_size, -1)
-            return [{"features": f} for f in fc6.reshape(shape).numpy()]
+            return [_finite({"features": f}) for f in fc6.reshape(shape).numpy()]
         results: list[Arrays | ImageError] = []
         for image, found in zip(batch, engine.detector.detect(images), strict=True):
             try:
@@ -113,8 +113,14 @@ def compute(engine: Engine, batch: Sequence[NetworkInput], task: Task, clock: Cl
             }
             if task.class_probs:
                 arrays["cls_prob"] = chosen.cls_prob
-            results.append(arrays)
+            results.append(_finite(arrays))
         return results
+
+
+def _finite(arrays: Arrays) -> Arrays | ImageError:
+    if np.isfinite(arrays["features"]).all():
+        return arrays
+    return ImageError("features are not finite: numbers overflowed; use --precision float32 or bfloat16")
 
 
 def network_size(path: Path, task: Task) -> tuple[int, int]:

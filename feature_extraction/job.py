@@ -75,7 +75,8 @@ def extract(config: ExtractConfig, stopping: threading.Event) -> int:
         store.close()
     if outcome is None:
         print(f"share {index + 1} of {count} is done; the one that ends last writes {config.output}", flush=True)
-        return EXIT_SOME_FAILED if failures else EXIT_ALL
+        # torchrun stops the other ranks when one exits with anything but 0; the last one speaks for all
+        return EXIT_SOME_FAILED if failures and "TORCHELASTIC_RUN_ID" not in os.environ else EXIT_ALL
     print(f"{config.output}: features of {outcome.images:,} images, {len(outcome.failed)} failed", flush=True)
     for failure in outcome.failed[:20]:
         print(f"  {failure['path']}: {failure['reason']}", flush=True)

@@ -37,9 +37,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     )
     published.add_argument("--verbose", type=str2bool, default=defaults.verbose, metavar="true|false")
     published.add_argument("--encoder", default=defaults.encoder, help="first part of all file names")
-    published.add_argument(
-        "--assign_only", action="store_true", help="use the centroids that are there; do not train"
-    )
+    published.add_argument("--assign_only", action="store_true", help="use the centroids that are there; do not train")
     published.add_argument("--src", default=defaults.src, help="features to cluster")
     published.add_argument("--tgt", nargs="+", default=list(defaults.tgt), help="features to assign")
     published.add_argument("--datasets_dir", type=Path, default=defaults.datasets_dir)
@@ -47,9 +45,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     ours.add_argument(
         "--memory", type=gigabytes, help="GB to use (default: most of what is free); the rest goes to disk"
     )
-    ours.add_argument(
-        "--scratch", type=Path, help="folder for the scratch file (default: beside the results)"
-    )
+    ours.add_argument("--scratch", type=Path, help="folder for the scratch file (default: beside the results)")
     ours.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),

@@ -225,9 +225,7 @@ def update(sums: Rows, counts: NDArray[np.int64], n: int) -> int:
     empty = np.flatnonzero(~full)
     for i in empty.tolist():
         j = 0
-        while np.float32(generator.rand_float()) >= np.float32(
-            (float(sizes[j]) - 1.0) / float(np.float32(n - k))
-        ):
+        while np.float32(generator.rand_float()) >= np.float32((float(sizes[j]) - 1.0) / float(np.float32(n - k))):
             j = (j + 1) % k
         centroid = sums[j].copy()
         sums[i], sums[j] = centroid * up, centroid * (2 - up)

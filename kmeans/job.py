@@ -105,9 +105,7 @@ class Job:
             self.stats = {"centroids_sha256": digest, "targets": {}}
         return centroids
 
-    def _assign(
-        self, target: str, file: FeatureFile, centroids: Rows, nearest: assign.Faiss | assign.BFloat16
-    ) -> None:
+    def _assign(self, target: str, file: FeatureFile, centroids: Rows, nearest: assign.Faiss | assign.BFloat16) -> None:
         """Nearest centroid of every row of ``file``, written under the published names."""
         ranks, names = self.ranks, self.names
         key = {"file": file.fingerprint(), "centroids_sha256": self.stats["centroids_sha256"]}
@@ -116,9 +114,7 @@ class Job:
             return
         slices = share(file.count, ranks, multiple=cluster.query_block())
         start, stop = slices[ranks.rank]
-        part = outputs.PartialIndex(
-            names.work / f"{target}.{ranks.rank}of{ranks.size}", key, cluster.query_block()
-        )
+        part = outputs.PartialIndex(names.work / f"{target}.{ranks.rank}of{ranks.size}", key, cluster.query_block())
         began = time.perf_counter()
         first = start + part.rows
         self._fill(part, target, file, first, stop, centroids, nearest)
@@ -166,9 +162,7 @@ class Job:
             now = time.perf_counter()
             if now - spoke > SPEAK_EVERY:
                 spoke, done = now, (at + len(block) - first) / (stop - first)
-                self.report.say(
-                    f"{target}: {done:.0%} assigned, {duration((now - began) * (1 / done - 1))} left"
-                )
+                self.report.say(f"{target}: {done:.0%} assigned, {duration((now - began) * (1 / done - 1))} left")
 
     def _assigned(self, target: str, key: dict[str, Any]) -> bool:
         """Whether this run, or one like it, has finished this target."""

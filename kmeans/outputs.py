@@ -195,9 +195,7 @@ def load_centroids(path: Path, k: int | None = None, d: int | None = None) -> Ro
         or centroids.ndim != 2
         or any(e is not None and e != s for e, s in zip(expected, centroids.shape, strict=True))
     ):
-        raise OutputError(
-            f"{path} holds an array of shape {getattr(centroids, 'shape', None)}, expected {expected}"
-        )
+        raise OutputError(f"{path} holds an array of shape {getattr(centroids, 'shape', None)}, expected {expected}")
     if centroids.dtype != np.float32 or not np.isfinite(centroids).all():
         raise OutputError(f"{path} holds {centroids.dtype} values, expected finite float32")
     return np.ascontiguousarray(centroids)

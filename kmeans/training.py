@@ -45,9 +45,7 @@ class Training:
         """What decides the result; an interrupted or finished run is continued only if all of it is the
         same."""
         self._checkpoint = names.work / "checkpoint.npz"
-        self._scratch = (
-            options.scratch or names.work
-        ) / f"{names.centroids.name}.sample{ranks.rank}of{ranks.size}"
+        self._scratch = (options.scratch or names.work) / f"{names.centroids.name}.sample{ranks.rank}of{ranks.size}"
         k = options.n_centroids
         if source.count < k:
             raise UsageError(
@@ -62,9 +60,7 @@ class Training:
         centroids = outputs.load_centroids(self.names.centroids)
         if outputs.digest(centroids) != stats.get("centroids_sha256"):
             return None
-        self.report.say(
-            f"{self.names.centroids} is there, made by this same run; --restart would make it anew"
-        )
+        self.report.say(f"{self.names.centroids} is there, made by this same run; --restart would make it anew")
         return centroids
 
     def run(self) -> tuple[Rows, dict[str, Any]]:

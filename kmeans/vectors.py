@@ -102,9 +102,7 @@ class FeatureFile:
             (max(start, a * self.rows_per_image), min(stop, b * self.rows_per_image))
             for a, b in pairwise(bounds.tolist())
         ]
-        for _ in self._readers.map(
-            lambda p: self.read_serial(p[0], p[1], out[p[0] - start : p[1] - start]), parts
-        ):
+        for _ in self._readers.map(lambda p: self.read_serial(p[0], p[1], out[p[0] - start : p[1] - start]), parts):
             pass
         return out
 
@@ -200,8 +198,7 @@ class FeatureFile:
                 )
             if dtype.kind != "f" or dtype.itemsize > 4:
                 raise store.StoreError(
-                    f"{self.path}: image {name!r} has features of type {dtype}, expected float32:"
-                    " make the file again"
+                    f"{self.path}: image {name!r} has features of type {dtype}, expected float32: make the file again"
                 )
             offset = dataset.get_offset()  # None unless the bytes lie in this file in one piece
             if offset is not None and dtype == np.dtype("<f4") and np.little_endian:
@@ -321,9 +318,7 @@ def read_blocks(vectors: Vectors, ranges: Iterable[tuple[int, int]]) -> Iterator
                 while ranges and buffers:
                     start, stop = ranges.popleft()
                     buffer = buffers.pop()
-                    waiting.append(
-                        (start, buffer, ahead.submit(vectors.read, start, stop, buffer[: stop - start]))
-                    )
+                    waiting.append((start, buffer, ahead.submit(vectors.read, start, stop, buffer[: stop - start])))
                 start, used, future = waiting.popleft()
                 yield start, future.result()
         finally:

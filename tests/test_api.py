@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import DATA, ROOT, photograph
 from PIL import Image
 
@@ -51,6 +52,14 @@ def test_a_bad_image_is_named_by_position(extractor: FeatureExtractor, tmp_path:
         extractor.grid([photograph("coffee"), tmp_path / "x.jpg"], imsize=64)
     with pytest.raises(ImageError, match="float64"):
         extractor.grid([np.zeros((4, 4, 3))])
+
+
+@pytest.mark.parametrize("kind", ["grid", "boxes"])
+def test_overflow_is_not_written_silently(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    overflowing = FeatureExtractor(tiny_checkpoint, device="cpu")
+    monkeypatch.setattr(overflowing._engine.detector.head, "fc6_bias", torch.full((64,), torch.inf))
+    with pytest.raises(ImageError, match="not finite"):
+        getattr(overflowing, kind)([photograph("coffee")])
 
 
 def test_more_boxes_than_proposals(extractor: FeatureExtractor) -> None:

@@ -122,6 +122,21 @@ def test_torchrun_with_two_processes_makes_the_same_file(
     assert_equal(contents(output), uninterrupted)
 
 
+def test_torchrun_with_bad_images_in_every_share(tmp_path: Path, tiny_checkpoint: Path, command: Command) -> None:
+    """A rank that reports bad images must not be taken for a dead one, which would stop the others."""
+    crops(tmp_path / "images", 20)
+    for i in (2, 3):  # one for each rank
+        next((tmp_path / "images").glob(f"*{i:012d}.png")).write_bytes(b"")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "feature_extraction"]
+    flags = ["--checkpoint_dir", tiny_checkpoint, "--device", "cpu", "--output", tmp_path / "f.h5"]
+    returncode, printed = finish(command(*launch, "--images", tmp_path / "images", *flags, cwd=ROOT))
+    assert returncode == 1, printed  # torchrun's own code for "a process exited with 3"
+    assert "exitcode  : 3" in printed
+    assert len(contents(tmp_path / "f.h5")) == 18
+    report = json.loads((tmp_path / "f.report.json").read_text())
+    assert sorted(failure["reason"] for failure in report["failed"]) == ["empty file (0 bytes)"] * 2
+
+
 def test_a_dead_rank_leaves_a_run_that_resumes(
     coco: Path, tiny_checkpoint: Path, uninterrupted: dict, tmp_path: Path, command: Command
 ) -> None:
@@ -242,7 +257,8 @@ def test_bad_images_among_good_ones(tmp_path: Path, tiny_checkpoint: Path, comma
     bad = [case for case in bad_images.CASES if case.fails_in]
     assert len(bad) >= 25
     for case in bad:
-        match = [reason for name, reason in failed.items() if name == case.name or Path(name).stem == case.id]
+        shown = case.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        match = [reason for name, reason in failed.items() if name == shown or Path(name).stem == case.id]
         assert any(case.reason in reason for reason in match), (case.name, match)
     good = {case.id for case in bad_images.CASES if not case.fails_in}
     assert good - extracted == set()

@@ -41,6 +41,7 @@ class FasterRCNN(nn.Module):
     def __init__(self, w: Weights, config: DetectorConfig) -> None:
         super().__init__()
         self.config = config
+        self.layout: torch.memory_format = torch.contiguous_format
         self.body = ResNeXt(w, "backbone.body", config)
         self.fpn = FPN(w, "backbone.fpn", config)
         self.rpn = RPN(w, "rpn", config)
@@ -49,6 +50,7 @@ class FasterRCNN(nn.Module):
     def place(self, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> FasterRCNN:
         """Weights and activations on ``device`` in ``dtype`` and ``layout``; anchors, boxes, scores and results
         stay float32."""
+        self.layout = layout
         for name, buffer in self.named_buffers():
             kept = buffer.dtype if name.startswith("rpn.base") else dtype
             if buffer.dim() == 4:
@@ -58,10 +60,7 @@ class FasterRCNN(nn.Module):
         return self
 
     def _pyramid(self, images: Tensor, levels: range) -> dict[int, Tensor]:
-        like = self.body.stem.weight
-        images = images.to(like.dtype)
-        if like.is_contiguous(memory_format=torch.channels_last):
-            images = images.contiguous(memory_format=torch.channels_last)
+        images = images.to(self.body.stem.weight.dtype).contiguous(memory_format=self.layout)
         pyramid: dict[int, Tensor] = self.fpn(self.body(images), levels)
         return pyramid
 

@@ -48,6 +48,12 @@ BUILD_ARGS  := CUDA_BASE RUNTIME_BASE APT_MIRROR TORCH_INDEX CUDA_ARCHITECTURES 
 PYTHON      ?= python3
 IMAGE_FILE  ?= build/xlxmert-features-$(DEVICE).tar.gz
 
+# jobs run in folders of their own, and a container mounts whole paths only
+override DATASETS   := $(abspath $(DATASETS))
+override CHECKPOINT := $(abspath $(CHECKPOINT))
+override PUBLISHED  := $(abspath $(PUBLISHED))
+override PARITY_IMAGES := $(abspath $(PARITY_IMAGES))
+
 # ------------------------------------------------------------------ how a job runs
 VENV     := .venv
 PY       := $(VENV)/bin/python

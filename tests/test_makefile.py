@@ -110,6 +110,12 @@ def test_variables_reach_the_command() -> None:
     assert "--gpus" not in make("-n", "extract-vg-grid", "RUN=container", "DEVICE=cpu", "GPUS=0").stdout
 
 
+def test_relative_folders_become_absolute() -> None:
+    line = make("-n", "extract-vg-grid", *CONTAINER, "DATASETS=data", "CHECKPOINT=ckpt").stdout
+    assert f"--volume {ROOT}/data/VG/images:" in line
+    assert f"--volume {ROOT}/ckpt:" in line
+
+
 def test_several_files_name_their_leaves() -> None:
     def named(target: str) -> list[str]:
         return [word for word in make("-n", target, *HOST).stdout.split() if word.startswith("extract-")]

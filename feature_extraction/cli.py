@@ -167,7 +167,7 @@ def _of_data_set(data: DataSet, kind: Kind, args: argparse.Namespace) -> Extract
 
 def execute(config: ExtractConfig) -> int:
     """Run one extraction; returns the exit code. Errors a user can mend are printed in one paragraph."""
-    from .detector.checkpoint import CheckpointError
+    from .detector.config import CheckpointError
     from .engine import DeviceError
     from .images import ImageFolderError
     from .job import extract

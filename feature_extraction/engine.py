@@ -13,13 +13,11 @@ from torch import Tensor
 
 from . import catalog
 from .detector.checkpoint import (
-    CheckpointError,
-    DetectorConfig,
     build,
     file_sha256,
-    read_config,
     read_tensors,
 )
+from .detector.config import CheckpointError, DetectorConfig, read_config
 from .detector.faster_rcnn import Detections
 
 ENGINES: Final = ("native", "reference")

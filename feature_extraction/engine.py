@@ -136,6 +136,8 @@ def load(files: CheckpointFiles, name: str, device: torch.device, precision: str
     if name == "reference":
         from . import reference
 
+        if PRECISIONS[precision] != torch.float32:
+            raise DeviceError(f"the reference engine computes in float32 or tf32, not in {precision}")
         return Engine(name, reference.load(files, device), config, device, ())
     model, passed_over = build(files.model, config, read_tensors(files.model))
     # Plain float32 convolutions on CUDA are made for (B, C, H, W) memory; oneDNN and tensor cores like channels last.

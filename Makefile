@@ -48,6 +48,12 @@ BUILD_ARGS  := CUDA_BASE RUNTIME_BASE APT_MIRROR TORCH_INDEX CUDA_ARCHITECTURES 
 PYTHON      ?= python3
 IMAGE_FILE  ?= build/xlxmert-features-$(DEVICE).tar.gz
 
+# jobs run in folders of their own, and a container mounts whole paths only
+override DATASETS   := $(abspath $(DATASETS))
+override CHECKPOINT := $(abspath $(CHECKPOINT))
+override PUBLISHED  := $(abspath $(PUBLISHED))
+override PARITY_IMAGES := $(abspath $(PARITY_IMAGES))
+
 # ------------------------------------------------------------------ how a job runs
 VENV     := .venv
 PY       := $(VENV)/bin/python
@@ -186,7 +192,7 @@ extract-coco-grid extract-coco-boxes extract-nlvr2-grid extract-nlvr2-boxes:
 ##@ The visual vocabulary and the proof
 .PHONY: kmeans
 kmeans: ## the published k-means: 10,000 centroids, and every image's cluster indices
-	$(call job,writable=$(DATASETS)/cluster_centroids writable=$(DATASETS)/clustering,kmeans,--volume $(DATASETS):/app/datasets:ro --volume $(DATASETS)/cluster_centroids:/app/datasets/cluster_centroids --volume $(DATASETS)/clustering:/app/datasets/clustering,$(bin)python run_kmeans.py --src=$(KMEANS_SRC) --tgt $(KMEANS_TGT) --datasets_dir $(data) $(KMEANS_FLAGS))
+	$(call job,writable=$(DATASETS)/cluster_centroids$(if $(inside), writable=$(DATASETS)/clustering),kmeans,--volume $(DATASETS):/app/datasets:ro --volume $(DATASETS)/cluster_centroids:/app/datasets/cluster_centroids --volume $(DATASETS)/clustering:/app/datasets/clustering,$(bin)python run_kmeans.py --src=$(KMEANS_SRC) --tgt $(KMEANS_TGT) --datasets_dir $(data) $(KMEANS_FLAGS))
 
 .PHONY: verify
 verify: ## own feature files against the published ones

@@ -29,13 +29,15 @@ def pins() -> dict[str, str]:
 
 
 def wrong_versions(gpu: bool) -> Iterator[str]:
-    for pinned, wanted in pins().items():
-        # faiss is compiled in the gpu image, and comes under its own name
-        package = "faiss" if gpu and pinned == "faiss-cpu" else pinned
+    for package, wanted in pins().items():
         try:
-            found = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            yield f"{package} is not installed; pinned: {wanted}"
+            if gpu and package == "faiss-cpu":
+                # compiled in the gpu image; its library knows its version, its wheel's may lag behind
+                found = str(importlib.import_module("faiss").__version__)
+            else:
+                found = importlib.metadata.version(package)
+        except ImportError as error:  # PackageNotFoundError is one
+            yield f"{package} is not installed ({error}); pinned: {wanted}"
             continue
         if found.split("+")[0] != wanted:  # "2.13.0+cpu" is the CPU build of 2.13.0
             yield f"{package} is {found}; pinned: {wanted}"
@@ -44,7 +46,12 @@ def wrong_versions(gpu: bool) -> Iterator[str]:
 def not_importable(gpu: bool) -> Iterator[str]:
     modules = ["torch", "numpy", "h5py", "PIL", "cv2", "yaml", "faiss", "tqdm"]
     # torch first: the extension's libraries are found through it
-    modules += ["maskrcnn_benchmark._C"] if gpu else []
+    if gpu:
+        # its extension, and what feature_extraction/reference.py asks for
+        modules += [
+            "maskrcnn_benchmark._C", "maskrcnn_benchmark.config", "maskrcnn_benchmark.modeling.detector",
+            "maskrcnn_benchmark.structures.bounding_box", "maskrcnn_benchmark.structures.image_list",
+        ]  # fmt: skip
     for module in modules:
         try:
             importlib.import_module(module)

@@ -59,7 +59,7 @@ class FeatureExtractor:
         decode: "proper", or "as_published" for the published reading of palette files.
 
     Raises:
-        detector.checkpoint.CheckpointError: files missing, damaged, or of another model.
+        detector.config.CheckpointError: files missing, damaged, or of another model.
         engine.DeviceError: a device or precision that this machine does not have.
 
     Example:

@@ -13,13 +13,11 @@ from torch import Tensor
 
 from . import catalog
 from .detector.checkpoint import (
-    CheckpointError,
-    DetectorConfig,
     build,
     file_sha256,
-    read_config,
     read_tensors,
 )
+from .detector.config import CheckpointError, DetectorConfig, read_config
 from .detector.faster_rcnn import Detections
 
 ENGINES: Final = ("native", "reference")
@@ -138,6 +136,8 @@ def load(files: CheckpointFiles, name: str, device: torch.device, precision: str
     if name == "reference":
         from . import reference
 
+        if PRECISIONS[precision] != torch.float32:
+            raise DeviceError(f"the reference engine computes in float32 or tf32, not in {precision}")
         return Engine(name, reference.load(files, device), config, device, ())
     model, passed_over = build(files.model, config, read_tensors(files.model))
     # Plain float32 convolutions on CUDA are made for (B, C, H, W) memory; oneDNN and tensor cores like channels last.

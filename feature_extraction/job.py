@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from . import engine as engines
 from .config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, ExtractConfig, UsageError
-from .detector.checkpoint import read_config
+from .detector.config import read_config
 from .extract import Task, run
 from .images import Failure, list_images
 from .parts import StoreError

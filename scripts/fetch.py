@@ -266,38 +266,51 @@ def wrong_with(path: Path, item: Item, size: int | None, wanted: str | None, dig
     return None
 
 
+def accept(item: Item, lock: LockFile, known: dict[str, Any] | None, stopping: threading.Event) -> str:
+    """What is said of a file that is at its name already. Raises FetchError if it is another one."""
+    size = item.path.stat().st_size
+    if known and not item.sha256 and size == known["size"]:
+        return "is there"
+    wanted = item.sha256 or (known["sha256"] if known else None)
+    digest = sha256_of(item.path, stopping)
+    if wrong := wrong_with(item.path, item, None, wanted, digest):
+        raise FetchError(f"{item.path} is there, but {wrong}: move it away and run the same command again")
+    lock.record(item.key, digest, size)
+    return "was there, verified" if wanted else "was there, SHA-256 recorded"
+
+
+def check_size(item: Item, size: int, known: dict[str, Any] | None, lock: LockFile) -> None:
+    """Raise FetchError if the server's file is not the known one, or does not fit on the disk."""
+    if known and size != known["size"]:
+        raise FetchError(
+            f"{item.path.name}: the server's file has {size} bytes, {lock.path} knows it with "
+            f"{known['size']}: another file; find out which is right before deleting the entry"
+        )
+    room = shutil.disk_usage(item.path.parent).free
+    if size - item.arrived() > room:
+        raise FetchError(
+            f"{item.path.name}: {size - item.arrived()} bytes are to come, {item.path.parent} has room for "
+            f"{room}: make room, or choose another folder"
+        )
+
+
 def fetch(item: Item, lock: LockFile, patience: Patience, stopping: threading.Event) -> str:
     """Have ``item`` at its path, whole and verified; says what was done. Raises FetchError."""
     known = lock.entry(item.key)
     wanted = item.sha256 or (known["sha256"] if known else None)
-    if item.sha256 and known and item.sha256 != known["sha256"]:
+    if known and wanted != known["sha256"]:
         raise FetchError(
             f"{item.path.name}: --sha256 {item.sha256} contradicts {known['sha256']} recorded in {lock.path}"
         )
     if item.path.is_file():
-        if known and not item.sha256 and item.path.stat().st_size == known["size"]:
-            return "is there"
-        digest = sha256_of(item.path, stopping)
-        if wrong := wrong_with(item.path, item, None, wanted, digest):
-            raise FetchError(f"{item.path} is there, but {wrong}: move it away and run the same command again")
-        lock.record(item.key, digest, item.path.stat().st_size)
-        return "was there, verified" if wanted else "was there, SHA-256 recorded"
+        return accept(item, lock, known, stopping)
     with alone(item):
-        for final in (False, True):
+        while True:
             version = remote_version(item.url, patience)
             size = size_in(version)
-            if known and size is not None and size != known["size"]:
-                raise FetchError(
-                    f"{item.path.name}: the server's file has {size} bytes, {lock.path} knows it with "
-                    f"{known['size']}: another file; find out which is right before deleting the entry"
-                )
             keep_or_drop_part(item, version)
-            room = shutil.disk_usage(item.path.parent).free
-            if size is not None and size - item.arrived() > room:
-                raise FetchError(
-                    f"{item.path.name}: {size - item.arrived()} bytes are to come, {item.path.parent} has room for "
-                    f"{room}: make room, or choose another folder"
-                )
+            if size is not None:
+                check_size(item, size, known, lock)
             resumed = item.part.exists()
             download_part(item, size, patience, stopping)
             digest = sha256_of(item.part, stopping)
@@ -305,8 +318,8 @@ def fetch(item: Item, lock: LockFile, patience: Patience, stopping: threading.Ev
             if wrong is None:
                 break
             item.part.unlink()
-            # a part continued across a change on the server cannot be right: once more from the first byte
-            if final or not resumed:
+            # a part continued across a change on the server cannot be right: once more, from the first byte
+            if not resumed:
                 raise FetchError(f"{item.path.name}: {wrong}; deleted. Source: {item.url}")
         with item.part.open("rb") as file:
             os.fsync(file.fileno())

@@ -131,7 +131,7 @@ size=$("$engine" image inspect --format '{{.Size}}' localhost/xlxmert-image-test
 say "built, $((size / 1000000)) MB"
 
 # ---------------------------------------------------------------- the same jobs inside and outside
-rm -rf "$work/host" "$work/inside"
+rm -rf "$work/host" "$work/inside" "$work/one" "$work/two"
 "$python" - "$work" <<'END'
 """The demonstration's photographs as all of COCO and VG, and the narrow detector of the tests."""
 import json, pathlib, shutil, sys
@@ -155,7 +155,7 @@ for where in ("host", "inside"):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(getattr(skimage.data, name)()).save(path, quality=95)
 END
-mkdir -p "$work"/inside/{COCO/features,VG/features,cluster_centroids,clustering}
+mkdir -p "$work"/inside/{COCO/features,VG/features,cluster_centroids,clustering} "$work/host/clustering"
 # another user than the one who owns this folder, as on a shared machine
 other=()
 if [ "$(id -u)" = 0 ]; then
@@ -173,6 +173,16 @@ for target in extract-coco-grid extract-vg-grid extract-coco-train-boxes kmeans;
         { tail -n 20 "$work/$target.host.log" >&2; fail "$target on the host"; }
 done
 "$python" scripts/same_files.py "$work/host" "$work/inside" || fail "the image's files differ from the host's"
+
+say "two processes of torchrun inside the image, as on a machine with two GPUs"
+mkdir -p "$work/two/VG/features"
+cp -r "$work/inside/VG/images" "$work/two/VG/"
+[ "$(id -u)" != 0 ] || chown -R 4321:4321 "$work/two"
+make --no-print-directory extract-vg-grid "${inside[@]}" GPUS=2 DATASETS="$work/two" >"$work/torchrun.log" 2>&1 ||
+    { tail -n 20 "$work/torchrun.log" >&2; fail "torchrun inside the image"; }
+mkdir -p "$work/one"
+cp -r "$work/host/VG" "$work/one/"
+"$python" scripts/same_files.py "$work/one" "$work/two" || fail "two processes make another file than one"
 
 say "questions to the image"
 "$engine" run --rm --network none --user 4321:4321 --read-only --tmpfs /tmp localhost/xlxmert-image-test:cpu \

@@ -11,7 +11,7 @@
 #   images=FOLDER,TARGET            a folder with files in it; TARGET is how to get them
 #   folder=FOLDER[,TARGET]          a folder
 #   writable=FOLDER                 a folder to write to; made where it is missing
-#   space=IMAGES,FOLDER,BYTES       room in FOLDER for BYTES per file in IMAGES
+#   space=IMAGES,FOLDER,BYTES       room in FOLDER for twice BYTES per file in IMAGES: the parts, and the file made of them
 set -euo pipefail
 
 lacking() {
@@ -71,9 +71,9 @@ for need in "$@"; do
         # what earlier, unfinished or finished runs have written is room already taken
         taken=$(du --summarize --block-size=1 "$second" | cut -f1)
         free=$(df --output=avail --block-size=1 "$second" | tail -n 1)
-        required=$((files * third))
+        required=$((2 * files * third))
         [ $((free + taken)) -ge "$required" ] ||
-            lacking "$second has $((free / 1000000000)) GB free, the features of $files images take $((required / 1000000000)) GB: make room, or DATASETS=folder"
+            lacking "$second has $((free / 1000000000)) GB free, the features of $files images take $((required / 1000000000)) GB while they are made: make room, or DATASETS=folder"
         ;;
     *)
         lacking "unknown need '$need'"

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from feature_extraction.detector.checkpoint import expected_tensors, read_config  # noqa: E402
+from feature_extraction.detector.checkpoint import expected_tensors  # noqa: E402
+from feature_extraction.detector.config import read_config  # noqa: E402
 
 X152_CONFIG: Final = """\
 # The values of the published detectron_config.yaml that decide the features.

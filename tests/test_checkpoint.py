@@ -12,13 +12,13 @@ import torch
 from conftest import DATA
 
 from feature_extraction.detector import checkpoint
-from feature_extraction.detector.checkpoint import CheckpointError
+from feature_extraction.detector.config import CheckpointError, DetectorConfig, read_config
 from feature_extraction.engine import find_checkpoint
 from scripts import synthetic_checkpoint
 
 
-def config_of(name: str) -> checkpoint.DetectorConfig:
-    return checkpoint.read_config(DATA / name / "config.yaml")
+def config_of(name: str) -> DetectorConfig:
+    return read_config(DATA / name / "config.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_published_configuration() -> None:
 def test_the_fork_writes_sequences_as_text(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text('MODEL: {BACKBONE: {CONV_BODY: R-50-FPN}, RPN: {ANCHOR_STRIDE: "(4, 8, 16, 32, 64)"}}')
-    assert checkpoint.read_config(path).anchor_strides == (4, 8, 16, 32, 64)
+    assert read_config(path).anchor_strides == (4, 8, 16, 32, 64)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_bad_configurations_are_named(tmp_path: Path, text: str, fragments: list
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.read_config(path)
+        read_config(path)
     for fragment in fragments:
         assert fragment in str(caught.value)
 

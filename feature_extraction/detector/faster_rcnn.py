@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import DetectorConfig
+from .config import DetectorConfig
 from .fpn import COARSEST, FINEST, FPN
 from .layers import Weights
 from .resnext import ResNeXt

@@ -5,15 +5,13 @@ Shapes: C2..C5 (B, C_i, H / s, W / s), s = 4, 8, 16, 32 -> P2..P5 (B, D, H / s, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .config import DetectorConfig
 from .layers import Conv, Weights
-
-if TYPE_CHECKING:
-    from .checkpoint import DetectorConfig
 
 FINEST: Final = 2
 COARSEST: Final = 5

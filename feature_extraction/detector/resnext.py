@@ -6,18 +6,11 @@ with 256, 512, 1024, 2048 channels (times RES2_OUT_CHANNELS / 256).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .config import BLOCKS, DetectorConfig
 from .layers import Conv, Weights
-
-if TYPE_CHECKING:
-    from .checkpoint import DetectorConfig
-
-BLOCKS: Final = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-"""Bottlenecks per stage, by depth."""
 
 
 class Bottleneck(nn.Module):

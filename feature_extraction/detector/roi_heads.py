@@ -6,19 +6,15 @@ fc6 (R, F); class probabilities (R, classes) with background first.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import recipe
 from . import boxes as box_ops
+from .config import DetectorConfig
 from .fpn import COARSEST, FINEST
 from .layers import Weights
-
-if TYPE_CHECKING:
-    from .checkpoint import DetectorConfig
 
 
 def pyramid_level(regions: Tensor) -> Tensor:

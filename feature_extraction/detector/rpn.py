@@ -6,8 +6,6 @@ image, objectness (R,) float32 in 0..1, best first; R <= FPN_POST_NMS_TOP_N_TEST
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,11 +13,9 @@ from torch.nn import functional as F
 from .. import recipe
 from . import boxes as box_ops
 from .anchors import anchor_boxes, base_anchors
+from .config import DetectorConfig
 from .fpn import coarsest_rpn_level
 from .layers import Conv, Weights
-
-if TYPE_CHECKING:
-    from .checkpoint import DetectorConfig
 
 
 class RPN(nn.Module):

@@ -3,7 +3,7 @@ import glob
 import os
 
 import torch
-from setuptools import setup
+from setuptools import find_packages, setup
 from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
 
 here = os.path.dirname(os.path.abspath(__file__))
@@ -17,7 +17,7 @@ if torch.cuda.is_available() and CUDA_HOME is not None:
 setup(
     name="maskrcnn_benchmark",
     version="0.1",
-    packages=["maskrcnn_benchmark", "maskrcnn_benchmark.utils"],
+    packages=find_packages(),
     ext_modules=[
         extension("maskrcnn_benchmark._C", sources, include_dirs=[csrc], define_macros=macros)
     ],

@@ -1,0 +1,3 @@
+# Written for the tests.
+class ImageList:
+    pass

@@ -167,6 +167,8 @@ def _of_data_set(data: DataSet, kind: Kind, args: argparse.Namespace) -> Extract
 
 def execute(config: ExtractConfig) -> int:
     """Run one extraction; returns the exit code. Errors a user can mend are printed in one paragraph."""
+    from torch import OutOfMemoryError
+
     from .detector.config import CheckpointError
     from .engine import DeviceError
     from .images import ImageFolderError
@@ -177,7 +179,7 @@ def execute(config: ExtractConfig) -> int:
     stopped_by: list[int] = []
 
     def stop(number: int, _frame: object) -> None:
-        if stopping.is_set():  # asked twice: at once
+        if number in stopped_by:  # the same twice: at once (torchrun sends SIGTERM after a Ctrl-C of its own)
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         stopped_by.append(number)
@@ -187,9 +189,11 @@ def execute(config: ExtractConfig) -> int:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         code = extract(config, stopping)
-        return 128 + stopped_by[0] if stopped_by else code
+        return 128 + stopped_by[0] if stopped_by and code == EXIT_NOTHING else code
     except (CheckpointError, DeviceError, ImageFolderError, StoreError, UsageError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
+    except (OutOfMemoryError, MemoryError) as error:
+        print(f"error: out of memory ({error}): take a smaller --batch_size or fewer --workers", file=sys.stderr)
     except OSError as error:
         print(
             f"error: {error}. What was computed is kept; mend the cause and run the same command again", file=sys.stderr

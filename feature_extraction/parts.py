@@ -200,6 +200,11 @@ def _lock(file: IO[bytes]) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise StoreError(
+            f"{file.name}: this file system has no locks ({error}), without which two runs could spoil each other's "
+            "work: put the output on another one (Lustre: mount with flock) and copy the finished file"
+        ) from error
     return True
 
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
-from .detector.checkpoint import CheckpointError, read_tensors
+from .detector.checkpoint import read_tensors
+from .detector.config import CheckpointError
 from .detector.faster_rcnn import Detections
 
 if TYPE_CHECKING:

@@ -21,10 +21,11 @@ is E: |q - p| <= E.
 On a CPU PyTorch rounds q once more, to bfloat16: with r = 2^-9 the largest rounded value v belongs to a q
 of at least v - r |v|, so the largest p is at least v - r |v| - E.
 
-faiss's D is wrong as well, by at most F = g' (|x| + |c|)^2, g' as g for d + 4 roundings of 2^-24. So if D
-is not within 2 F of the smallest, p is not within F of the largest, faiss does not choose this centroid.
-What remains possible are the centroids with q >= t = v - r |v| - 2 E - F, that is, as rounding is
-monotonic, rounded values >= t - r |t|.
+faiss's D is wrong as well. Its |x|^2 is the same for all centroids; what is left is at most
+F = g' (|c|^2 + 2 |x| |c|) + 4 u (|x| + |c|)^2, g' as g for d roundings of u = 2^-24, with the largest |c|. If D is not
+within 2 F of the smallest, p is not within F of the largest, and faiss does not choose this centroid. What remains
+possible are the centroids with q >= t = v - r |v| - 2 E - F, that is, as rounding is monotonic, those whose
+rounded value is at least t - r |t|.
 
 These few are compared by their distances in the direct form, sum (x - c)^2, which does not suffer from
 cancellation as the expanded form does where norms are large and gaps are small [faiss#3818]. If the best
@@ -34,6 +35,7 @@ asked.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +53,8 @@ UNIT_BFLOAT16 = 2.0**-9
 ROUNDING = {"cpu": 2.0**-23, "cuda": 2.0**-22}
 """Largest relative error of one addition inside a bfloat16 product; tensor cores truncate and keep fewer
 guard bits."""
+TINY = 2.0**-126
+"""Smallest normal float32; products below it may be taken for 0, so every bound has a floor."""
 SLACK = 1.0 + 2.0**-8
 """Covers the rounding of norms and bounds that are themselves computed in float32, and 1 / (1 - 2^-9)."""
 TILE_ROWS = 512
@@ -123,6 +127,9 @@ class BFloat16:
         """Search among ``centroids`` (k, d) from now on."""
         import torch
 
+        # partial sums of a product must stay float32, or the bound does not hold
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        self.tally = Tally()
         self._faiss = Faiss()
         self._faiss.set_centroids(centroids)
         self._centroids = centroids
@@ -130,8 +137,9 @@ class BFloat16:
         width = -(-(d + SQUARE_PARTS) // COLUMNS) * COLUMNS
         summing = width * ROUNDING[torch.device(self.device).type]
         self._summing = summing / (1 - summing)
-        self._faiss_error = (d + 4) * UNIT / (1 - (d + 4) * UNIT)
+        self._direct = (d + 4) * UNIT / (1 - (d + 4) * UNIT)
 
+        self._floor = math.sqrt(width * TINY)  # what a norm may have lost to squares below TINY
         own = torch.from_numpy(centroids).to(self.device)
         self._mean = own.double().mean(0).float()
         shifted = own - self._mean
@@ -149,12 +157,12 @@ class BFloat16:
         self._low[k:, d] = -torch.finfo(torch.bfloat16).max  # fills the last group, never the nearest
         # |c - m - C|, with what the subtraction of m rounded away
         lost = torch.linalg.vector_norm((shifted - self._low[:k, :d]).double(), dim=1) + UNIT * norm
-        self._norm = float(norm.max()) * SLACK
-        self._lost = float(lost.max()) * SLACK
+        self._norm = float(norm.max()) * SLACK + self._floor
+        self._lost = float(lost.max()) * SLACK + self._floor
         self._square_error = float(self._summing * half_square.max() + rest.abs().max()) * SLACK
         # |c'| was computed from the rounded c - m: off by UNIT of itself, twice in the square
         self._square_error += 2 * UNIT * self._norm**2
-        self._largest = float(torch.linalg.vector_norm(own.double(), dim=1).max()) * SLACK
+        self._largest = float(torch.linalg.vector_norm(own.double(), dim=1).max()) * SLACK + self._floor
 
     def search(self, block: Rows) -> tuple[Indices, Rows]:
         """Index (m,) of the nearest centroid and the squared distance (m,) to it, in the direct form."""
@@ -179,8 +187,8 @@ class BFloat16:
         best = np.full(len(block), np.inf)
         np.minimum.at(best, rows, distances)
         # a direct distance is off by at most d + 3 roundings of itself
-        reach = best * (1 + self._faiss_error) + 2 * np.concatenate([tile[2] for tile in tiles])
-        possible = distances * (1 - self._faiss_error) <= reach[rows]
+        reach = best * (1 + self._direct) + 2 * len(self._mean) * TINY + 2 * np.concatenate([tile[2] for tile in tiles])
+        possible = distances * (1 - self._direct) <= reach[rows]
         ids[rows[possible]] = columns[possible]
         np.subtract.at(number, rows[~possible], 1)
         unsure = np.flatnonzero(number != 1)
@@ -205,11 +213,13 @@ class BFloat16:
         shifted = x - self._mean
         kept.copy_(shifted)
         norm = torch.linalg.vector_norm(shifted, dim=1)
-        lost = torch.linalg.vector_norm(shifted.sub_(kept), dim=1) + UNIT * norm
+        norm += self._floor
+        lost = torch.linalg.vector_norm(shifted.sub_(kept), dim=1) + self._floor + UNIT * norm
         error = lost * self._norm + (norm + lost) * (self._lost + self._summing * (self._norm + self._lost))
         error = error * SLACK + self._square_error
-        size = torch.linalg.vector_norm(x, dim=1).double() * SLACK
-        faiss_error = self._faiss_error * (size + self._largest).square()
+        size = torch.linalg.vector_norm(x, dim=1).double() * SLACK + self._floor
+        faiss_error = self._direct * self._largest * (self._largest + 2 * size)
+        faiss_error += 4 * UNIT * (size + self._largest).square()
 
         product = self._product(low)
         rounding = UNIT_BFLOAT16 * SLACK if product.dtype == torch.bfloat16 else UNIT

@@ -43,7 +43,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     published.add_argument("--datasets_dir", type=Path, default=defaults.datasets_dir)
     ours = parser.add_argument_group("further flags")
     ours.add_argument(
-        "--memory", type=gigabytes, help="GB to use (default: most of what is free); the rest goes to disk"
+        "--memory",
+        type=gigabytes,
+        help="GB each process may use (default: most of what is free); the rest goes to disk",
     )
     ours.add_argument("--scratch", type=Path, help="folder for the scratch file (default: beside the results)")
     ours.add_argument(

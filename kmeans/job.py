@@ -18,6 +18,8 @@ from kmeans.report import Reporter, duration
 from kmeans.training import Training
 from kmeans.vectors import FeatureFile, Rows, read_blocks
 
+MANY_UNSURE = 0.1
+"""Share of rows that only faiss's own rounding decides, from which on a user should know."""
 SPEAK_EVERY = 10.0
 """Seconds between lines of progress while a target is assigned."""
 
@@ -138,6 +140,13 @@ class Job:
             }
             outputs.save_json(names.stats, self.stats)
         part.discard()
+        if isinstance(nearest, assign.BFloat16):
+            unsure = nearest.tally.settled_by_faiss / max(1, nearest.tally.rows)
+            if unsure > MANY_UNSURE:
+                self.report.warn(
+                    f"{target}: {unsure:.0%} of the rows have two centroids closer together than float32 can"
+                    " tell for certain (norms large against distances); faiss decided, as published"
+                )
         rate = (stop - first) * file.dim * 4 / 1e6 / max(seconds, 1e-9)
         self.report.say(f"{target}: {file.count} rows assigned in {duration(seconds)} ({rate:.0f} MB/s)")
 

@@ -37,8 +37,9 @@ def plan(budget: int, *, sample_rows: int, k: int, dim: int) -> Plan:
 
 
 def budget(gigabytes: float | None) -> int:
-    """Bytes that a run may use: as asked for, or most of what is free."""
-    return int(free_bytes() * SHARE if gigabytes is None else gigabytes * 1e9)
+    """Bytes that this process may use: as asked for, or its part of most of what is free."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun: processes on this machine
+    return int(free_bytes() * SHARE / processes if gigabytes is None else gigabytes * 1e9)
 
 
 def free_bytes() -> int:

@@ -119,7 +119,7 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
 
 def save_json(path: Path, value: Any) -> None:
     with written_aside(path) as file:
-        file.write(json.dumps(value, indent=2, allow_nan=False).encode() + b"\n")
+        file.write(json.dumps(value, indent=2, allow_nan=False, default=str).encode() + b"\n")
 
 
 def load_json(path: Path) -> dict[str, Any]:

@@ -66,12 +66,19 @@ class Training:
     def run(self) -> tuple[Rows, dict[str, Any]]:
         """Train, or go on training; returns the centroids (k, d), written and linked, and their
         statistics."""
+        import faiss
+
         o, ranks, source = self.options, self.ranks, self.source
         k = o.n_centroids
         if source.count < (least := recipe.KMEANS_MIN_POINTS_PER_CENTROID * k):
             self.report.warn(
                 f"{source.count} rows for {k} centroids; a stable vocabulary takes at least {least}"
                 f" ({recipe.KMEANS_MIN_POINTS_PER_CENTROID} per centroid): ask for fewer, or cluster more"
+            )
+        if ranks.size > 1 and faiss.omp_get_max_threads() == 1:
+            self.report.warn(
+                "each process computes with one thread, as torchrun sets it; with OMP_NUM_THREADS=<cores per process>"
+                " before torchrun it uses more"
             )
         nearest: cluster.Nearest = assign.Faiss()
         if o.device == "cuda":

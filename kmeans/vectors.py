@@ -200,17 +200,17 @@ class FeatureFile:
                 raise store.StoreError(
                     f"{self.path}: image {name!r} has features of type {dtype}, expected float32: make the file again"
                 )
-            offset = dataset.get_offset()  # None unless the bytes lie in this file in one piece
-            if offset is not None and dtype == np.dtype("<f4") and np.little_endian:
-                plain = dataset.get_create_plist()
-                if (
-                    plain.get_layout() == h5py.h5d.CONTIGUOUS
-                    and plain.get_external_count() == 0
-                    and h5py.h5o.get_info(dataset).fileno == file_number
-                    and dataset.get_storage_size() == rows * self.dim * 4
-                    and offset + rows * self.dim * 4 <= size
-                ):
-                    offsets[i] = offset
+            # None unless the bytes lie in one piece, unfiltered and not in an external raw file
+            offset = dataset.get_offset()
+            if (
+                offset is not None
+                and dtype == np.dtype("<f4")
+                and np.little_endian
+                and dataset.get_storage_size() == rows * self.dim * 4
+                and offset + rows * self.dim * 4 <= size
+                and h5py.h5o.get_info(dataset).fileno == file_number  # not linked from another file
+            ):
+                offsets[i] = offset
         return rows, offsets
 
     def _rows_of(self, shape: tuple[int, ...], grid_size: int) -> int:

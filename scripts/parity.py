@@ -27,7 +27,7 @@ sys.path[0] = str(ROOT)
 from feature_extraction import engine as engines  # noqa: E402
 from feature_extraction import recipe  # noqa: E402
 from feature_extraction.catalog import KINDS  # noqa: E402
-from feature_extraction.detector.checkpoint import CheckpointError  # noqa: E402
+from feature_extraction.detector.config import CheckpointError  # noqa: E402
 from feature_extraction.extract import Arrays, Task, compute, prepare  # noqa: E402
 from feature_extraction.images import ImageError  # noqa: E402
 from feature_extraction.progress import Clock  # noqa: E402

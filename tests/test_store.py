@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -202,6 +203,15 @@ def test_two_runs_on_one_output(tmp_path: Path) -> None:
             Store(tmp_path / "f.h5", IDENTITY, {}, count - 1, count)
     first.close()
     Store(tmp_path / "f.h5", IDENTITY, {}).close()
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(parts.fcntl, "flock", no_locks)
+    with pytest.raises(StoreError, match="this file system has no locks"):
+        Store(tmp_path / "f.h5", IDENTITY, {})
 
 
 def test_space_is_checked_before_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from feature_extraction import engine, reference
-from feature_extraction.detector.checkpoint import CheckpointError, expected_tensors, read_config, read_tensors
+from feature_extraction.detector.checkpoint import expected_tensors, read_tensors
+from feature_extraction.detector.config import CheckpointError, read_config
 from feature_extraction.regions import grid_cells
 
 CPU = torch.device("cpu")

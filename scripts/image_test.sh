@@ -21,6 +21,7 @@ fail() {
 # ---------------------------------------------------------------- an engine
 base=$(sed -n 's/^ARG RUNTIME_BASE=//p' docker/Dockerfile)
 real_base=no
+flags=() # further ones for the build
 if command -v docker >/dev/null && docker info >/dev/null 2>&1; then
     engine=docker
 else
@@ -42,10 +43,14 @@ events_logger = "file"
 [containers]
 default_ulimits = ["nofile=1024:4096", "nproc=1024:4096"]
 END
-        printf '[storage]\ndriver = "%s"\ngraphroot = "%s"\nrunroot = "%s"\n' \
-            "${STORAGE_DRIVER:-overlay}" "$work/storage" "$work/run" >"$work/storage.conf"
         export CONTAINERS_CONF=$work/containers.conf CONTAINERS_STORAGE_CONF=$work/storage.conf
         export BUILDAH_ISOLATION=chroot # no namespaces are needed to build
+        for driver in overlay vfs; do # vfs, which copies every layer, where this file system cannot be overlaid
+            printf '[storage]\ndriver = "%s"\ngraphroot = "%s"\nrunroot = "%s"\n' \
+                "$driver" "$work/storage-$driver" "$work/run-$driver" >"$work/storage.conf"
+            if podman info >"$work/info.log" 2>&1; then break; fi
+        done
+        [ "$driver" = overlay ] || flags+=(--layers=false)
     fi
 fi
 # A registry that does not answer at all would be waited for, so once and briefly.
@@ -58,7 +63,6 @@ fi
 
 # ---------------------------------------------------------------- a stand-in base
 build=(CONTAINER="$engine" DEVICE=cpu IMAGE=localhost/xlxmert-image-test:cpu)
-flags=()
 if [ "$real_base" = no ]; then
     { [ "$engine" = podman ] && [ "$(id -u)" = 0 ]; } || fail "without the base image a stand-in needs podman and root"
     # shellcheck source=/dev/null

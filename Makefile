@@ -46,6 +46,7 @@ BUILD_FLAGS ?=
 BUILD_ARGS  := CUDA_BASE RUNTIME_BASE APT_MIRROR TORCH_INDEX CUDA_ARCHITECTURES JOBS FORK_URL FORK_COMMIT \
                FAISS_VERSION FAISS_URL FAISS_SHA256 FAISS_COMMIT USER_ID GROUP_ID SOURCE
 PYTHON      ?= python3
+REPORT      ?= report.html
 IMAGE_FILE  ?= build/xlxmert-features-$(DEVICE).tar.gz
 
 # jobs run in folders of their own, and a container mounts whole paths only
@@ -201,6 +202,10 @@ verify: ## own feature files against the published ones
 .PHONY: parity
 parity: ## both engines on the same images, with differences and times
 	$(call job,checkpoint=$(CHECKPOINT) images=$(PARITY_IMAGES)$(comma)download-images-coco,.,--volume $(CHECKPOINT):/app/feature_extraction/mask_rcnn_ckpt:ro --volume $(PARITY_IMAGES):/app/datasets/parity:ro,$(bin)python scripts/parity.py --images $(if $(inside),/app/datasets/parity,$(PARITY_IMAGES)) --checkpoint_dir $(ckpt) $(PARITY_FLAGS))
+
+.PHONY: report
+report: setup ## one page about all that was made (REPORT=report.html)
+	$(PY) scripts/report.py --datasets $(DATASETS) --output $(REPORT)
 
 ##@ Development
 .PHONY: lint

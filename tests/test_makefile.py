@@ -42,7 +42,8 @@ LEAVES = [
 def test_the_users_own_words_are_targets() -> None:
     promised = {
         "demo", "test", "docker-build", "download", "download-features", "download-images", "extract-all",
-        "extract-coco-grid", "kmeans", "verify", "report", "help", "parity", "shell", "image-test", "image-save", "setup",
+        "extract-coco-grid", "kmeans", "verify", "report", "help", "parity", "shell", "image-test",
+        "image-save", "setup",
     }  # fmt: skip
     assert promised <= set(TARGETS)
     assert len(LEAVES) == 16

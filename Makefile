@@ -37,7 +37,7 @@ KMEANS_FLAGS ?=
 PARITY_IMAGES ?= $(DATASETS)/COCO/images/val2014
 PARITY_FLAGS ?=
 VERIFY_FLAGS ?=
-# a mirror (address or local folder) with the published file names, and further flags of scripts/download.py
+# a mirror (address or local folder) with the published file names, and further flags of -m scripts.download
 BASE_URL   ?=
 DOWNLOAD_FLAGS ?=
 # the image's build: a pip.conf of your site, further flags, and the Dockerfile's own arguments
@@ -106,7 +106,7 @@ $(VENV)/.complete: pyproject.toml constraints.txt
 
 .PHONY: demo
 demo: setup ## everything on a few photographs, on CPU, no network
-	$(PY) scripts/demo.py --output demo
+	$(PY) -m scripts.demo --output demo
 
 ##@ The image (CONTAINER=docker|podman, DEVICE=gpu|cpu)
 .PHONY: docker-build
@@ -119,14 +119,14 @@ image-save: ## the image as one file, for a machine without network (IMAGE_FILE=
 
 .PHONY: image-test
 image-test: setup ## build the cpu image for real and compare its files with the host's
-	scripts/image_test.sh
+	scripts/dev/image_test.sh
 
 .PHONY: shell
 shell: ## a shell inside the image, with the data
 	$(CHECK) engine=$(CONTAINER) image=$(CONTAINER)$(comma)$(IMAGE) && mkdir -p $(DATASETS) && $(container) --interactive --tty --volume $(DATASETS):/app/datasets --volume $(CHECKPOINT):/app/feature_extraction/mask_rcnn_ckpt:ro $(IMAGE) bash
 
 ##@ Downloads (resumed, verified; BASE_URL=mirror)
-download = $(CHECK) curl && $(PYTHON) scripts/download.py --datasets $(DATASETS) --checkpoint_dir $(CHECKPOINT) --published $(PUBLISHED) $(if $(BASE_URL),--base-url '$(BASE_URL)') $(DOWNLOAD_FLAGS)
+download = $(CHECK) curl && $(PYTHON) -m scripts.download --datasets $(DATASETS) --checkpoint_dir $(CHECKPOINT) --published $(PUBLISHED) $(if $(BASE_URL),--base-url '$(BASE_URL)') $(DOWNLOAD_FLAGS)
 
 .PHONY: download
 download: ## the detector's checkpoint and configuration
@@ -197,15 +197,15 @@ kmeans: ## the published k-means: 10,000 centroids, and every image's cluster in
 
 .PHONY: verify
 verify: ## own feature files against the published ones
-	$(call job,folder=$(DATASETS) folder=$(PUBLISHED)$(comma)download-features,.,--volume $(DATASETS):/app/datasets:ro --volume $(PUBLISHED):/app/published:ro,$(bin)python scripts/verify.py --ours $(data) --published $(if $(inside),/app/published,$(PUBLISHED)) $(VERIFY_FLAGS))
+	$(call job,folder=$(DATASETS) folder=$(PUBLISHED)$(comma)download-features,.,--volume $(DATASETS):/app/datasets:ro --volume $(PUBLISHED):/app/published:ro,$(bin)python -m scripts.verify --ours $(data) --published $(if $(inside),/app/published,$(PUBLISHED)) $(VERIFY_FLAGS))
 
 .PHONY: parity
 parity: ## both engines on the same images, with differences and times
-	$(call job,checkpoint=$(CHECKPOINT) images=$(PARITY_IMAGES)$(comma)download-images-coco,.,--volume $(CHECKPOINT):/app/feature_extraction/mask_rcnn_ckpt:ro --volume $(PARITY_IMAGES):/app/datasets/parity:ro,$(bin)python scripts/parity.py --images $(if $(inside),/app/datasets/parity,$(PARITY_IMAGES)) --checkpoint_dir $(ckpt) $(PARITY_FLAGS))
+	$(call job,checkpoint=$(CHECKPOINT) images=$(PARITY_IMAGES)$(comma)download-images-coco,.,--volume $(CHECKPOINT):/app/feature_extraction/mask_rcnn_ckpt:ro --volume $(PARITY_IMAGES):/app/datasets/parity:ro,$(bin)python -m scripts.parity --images $(if $(inside),/app/datasets/parity,$(PARITY_IMAGES)) --checkpoint_dir $(ckpt) $(PARITY_FLAGS))
 
 .PHONY: report
 report: setup ## one page about all that was made (REPORT=report.html)
-	$(PY) scripts/report.py --datasets $(DATASETS) --output $(REPORT)
+	$(PY) -m scripts.report --datasets $(DATASETS) --output $(REPORT)
 
 ##@ Development
 .PHONY: lint
@@ -218,4 +218,4 @@ test: lint ## the whole test suite
 
 .PHONY: lock
 lock: setup ## write every lock file from the pins in pyproject.toml
-	$(PY) -m pip install --quiet '.[lock]' && $(PY) scripts/lock.py
+	$(PY) -m pip install --quiet '.[lock]' && $(PY) -m scripts.dev.lock

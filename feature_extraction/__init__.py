@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import BoxFeatures, FeatureExtractor, GridFeatures
-    from .images import ImageError
+    from .errors import ImageError
 
 __all__ = ["BoxFeatures", "FeatureExtractor", "GridFeatures", "ImageError"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "ImageError":
-        from .images import ImageError
+        from .errors import ImageError
 
         return ImageError
     if name in __all__:

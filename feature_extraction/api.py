@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import engine as engines
 from .config import ExtractConfig
-from .decode import Decode
+from .detector import build as engines
+from .errors import ImageError
 from .extract import Arrays, Task, compute, prepare
-from .images import ImageError
+from .images.decode import Decode
 from .progress import Clock
 
 ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any]

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from .errors import UnknownName
+
 Kind = Literal["grid", "boxes"]
 KINDS: Final[tuple[Kind, ...]] = ("grid", "boxes")
-
-
-class UnknownName(ValueError):
-    """A data set, split or vocabulary source that the catalogue does not hold; the message lists the known."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from typing import Any, Final, get_args
 
 from . import catalog, recipe
 from .catalog import DataSet, Kind
-from .config import EXIT_NOTHING, ExtractConfig, UsageError
+from .config import EXIT_NOTHING, ExtractConfig
+from .errors import UnknownName, UsageError
 
 
 def _positive(text: str) -> int:
@@ -130,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.split = "valid" if data.split_names else ""
     try:
         return execute(_of_data_set(data, args.kind, args))
-    except catalog.UnknownName as error:
+    except UnknownName as error:
         parser.error(str(error))
 
 
@@ -169,11 +170,8 @@ def execute(config: ExtractConfig) -> int:
     """Run one extraction; returns the exit code. Errors a user can mend are printed in one paragraph."""
     from torch import OutOfMemoryError
 
-    from .detector.config import CheckpointError
-    from .engine import DeviceError
-    from .images import ImageFolderError
-    from .job import extract
-    from .parts import StoreError
+    from .errors import CheckpointError, DeviceError, ImageFolderError, StoreError
+    from .pipeline import extract
 
     stopping = threading.Event()
     stopped_by: list[int] = []

@@ -8,15 +8,11 @@ from typing import Final
 
 from . import recipe
 from .catalog import Kind
-from .decode import Decode
+from .images.decode import Decode
 
 EXIT_ALL: Final = 0
 EXIT_NOTHING: Final = 1
 EXIT_SOME_FAILED: Final = 3
-
-
-class UsageError(ValueError):
-    """Settings that contradict each other or the data; the message says what to do."""
 
 
 @dataclass(frozen=True)

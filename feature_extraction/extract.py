@@ -20,22 +20,14 @@ import torch
 from numpy.typing import NDArray
 
 from .catalog import Kind
-from .engine import Engine
-from .images import (
-    Decode,
-    Failure,
-    ImageError,
-    ImageFile,
-    decode,
-    network_size_boxes,
-    network_size_grid,
-    read_size,
-    resize_for_boxes,
-    resize_for_grid,
-)
+from .detector.build import Engine
+from .errors import ImageError
+from .images.decode import Decode, decode, read_size
+from .images.listing import Failure, ImageFile
+from .images.preprocess import network_size_boxes, network_size_grid, resize_for_boxes, resize_for_grid
 from .progress import Clock, Progress
 from .regions import choose_boxes, grid_cells
-from .store import Store
+from .storage.output import Store
 
 Arrays = dict[str, NDArray[Any]]
 

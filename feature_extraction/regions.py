@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import recipe
 from .detector.boxes import rank_by_surviving_class
-from .images import ImageError
+from .errors import ImageError
 
 if TYPE_CHECKING:
     from .detector.faster_rcnn import Detections

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from feature_extraction import catalog
-from feature_extraction.store import StoreError
+from feature_extraction.errors import StoreError, UnknownName
 from kmeans.job import run
 from kmeans.options import Options, UsageError
 from kmeans.outputs import OutputError
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns the exit status: 0, 1 after an error that a user can mend, 130 after Ctrl-C."""
     try:
         run(parse(arguments))
-    except (StoreError, OutputError, UsageError, catalog.UnknownName) as error:
+    except (StoreError, OutputError, UsageError, UnknownName) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feature_extraction import catalog, recipe
+from feature_extraction.errors import UnknownName
 
 
 class UsageError(ValueError):
@@ -48,7 +49,7 @@ def feature_path(name: str, options: Options) -> Path:
         return Path(name)
     known = catalog.kmeans_sources()
     if name not in known:
-        raise catalog.UnknownName(
+        raise UnknownName(
             f"no feature file is called {name!r}; known: {', '.join(known)}; or give the path of an .h5 file"
         )
     data_set, split = known[name]

@@ -24,7 +24,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extraction import store
+from feature_extraction.errors import StoreError
+from feature_extraction.storage import store
 
 Rows = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -63,7 +64,7 @@ class FeatureFile:
         self.provenance = store.provenance(self._h5)
         if not self.ids:
             self.close()
-            raise store.StoreError(f"{path} holds no images: make or download it again")
+            raise StoreError(f"{path} holds no images: make or download it again")
         try:
             self.rows_per_image, self._offsets = self._survey(grid_size)
         except BaseException:
@@ -155,7 +156,7 @@ class FeatureFile:
         what = "NaN" if np.isnan(values).any() else "infinity"
         if np.isfinite(values).all():
             what = f"{np.abs(values).max():g}, whose square is beyond float32"
-        raise store.StoreError(
+        raise StoreError(
             f"{self.path}: the features of image {self.image_of_row(row)!r} contain {what} (row"
             f" {row % self.rows_per_image} of {self.rows_per_image}):"
             " extract this image again, or download the file again"
@@ -184,7 +185,7 @@ class FeatureFile:
             try:
                 dataset = h5py.h5d.open(self._h5.id, f"{name}/features".encode())
             except KeyError:
-                raise store.StoreError(
+                raise StoreError(
                     f"{self.path}: image {name!r} has no features: the file is damaged; make it again"
                 ) from None
             shape, dtype = dataset.shape, dataset.dtype
@@ -192,12 +193,12 @@ class FeatureFile:
                 rows = self._rows_of(shape, grid_size)
                 expected = shape
             if shape != expected:
-                raise store.StoreError(
+                raise StoreError(
                     f"{self.path}: image {name!r} has features of shape {shape}, the images before it"
                     f" {expected}: make the file again"
                 )
             if dtype.kind != "f" or dtype.itemsize > 4:
-                raise store.StoreError(
+                raise StoreError(
                     f"{self.path}: image {name!r} has features of type {dtype}, expected float32: make the file again"
                 )
             # None unless the bytes lie in one piece, unfiltered and not in an external raw file
@@ -215,12 +216,12 @@ class FeatureFile:
 
     def _rows_of(self, shape: tuple[int, ...], grid_size: int) -> int:
         if len(shape) < 2 or shape[-1] != self.dim:
-            raise store.StoreError(
+            raise StoreError(
                 f"{self.path} has features of shape {shape}; their last dimension should be --feat_dim"
                 f" {self.dim}: give the file's own, or another file"
             )
         if len(shape) == 3 and shape[:2] != (grid_size, grid_size):
-            raise store.StoreError(
+            raise StoreError(
                 f"{self.path} has features of shape {shape}, expected ({grid_size}, {grid_size}, {self.dim}):"
                 " --grid_size does not fit the file"
             )
@@ -234,7 +235,7 @@ class FeatureFile:
             try:
                 values = self._h5[f"{name}/features"][()]
             except OSError as error:
-                raise store.StoreError(
+                raise StoreError(
                     f"{self.path}: the features of image {name!r} cannot be read ({error});"
                     " make or download the file again"
                 ) from error
@@ -250,7 +251,7 @@ def read_fully(fd: int, out: Rows, offset: int, path: Path) -> None:
     while view:
         got = os.preadv(fd, [view], offset)
         if got == 0:
-            raise store.StoreError(f"{path} ends before byte {offset + len(view)}: it was cut while in use")
+            raise StoreError(f"{path} ends before byte {offset + len(view)}: it was cut while in use")
         view, offset = view[got:], offset + got
 
 

@@ -16,11 +16,10 @@ import h5py
 import skimage.data
 from PIL import Image
 
-ROOT: Final = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)
+from feature_extraction.storage.store import image_ids, open_features
+from scripts.dev import synthetic_checkpoint
 
-from feature_extraction.store import image_ids, open_features  # noqa: E402
-from scripts import synthetic_checkpoint  # noqa: E402
+ROOT: Final = Path(__file__).resolve().parents[1]
 
 COCO_PHOTOGRAPHS: Final = ("astronaut", "chelsea", "coffee")
 VG_PHOTOGRAPHS: Final = ("camera", "coins", "rocket")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Both engines on the same images: ``make parity``, in the gpu image, where the original detector is compiled.
 
-    python scripts/parity.py --images FOLDER --checkpoint_dir FOLDER [--count 20] [--device cuda]
+    python -m scripts.parity --images FOLDER --checkpoint_dir FOLDER [--count 20] [--device cuda]
 
 Prints, per image and kind, the largest differences and the seconds of each engine; exits 1 if one is beyond its
 bound. The bounds are what another correct float32 order of evaluation needs (tests/data): the same classes in the
@@ -21,16 +21,14 @@ from typing import Final
 import numpy as np
 import torch
 
-ROOT: Final = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)
+from feature_extraction import recipe
+from feature_extraction.catalog import KINDS
+from feature_extraction.detector import build as engines
+from feature_extraction.errors import CheckpointError, DeviceError, ImageError
+from feature_extraction.extract import Arrays, Task, compute, prepare
+from feature_extraction.progress import Clock
 
-from feature_extraction import engine as engines  # noqa: E402
-from feature_extraction import recipe  # noqa: E402
-from feature_extraction.catalog import KINDS  # noqa: E402
-from feature_extraction.detector.config import CheckpointError  # noqa: E402
-from feature_extraction.extract import Arrays, Task, compute, prepare  # noqa: E402
-from feature_extraction.images import ImageError  # noqa: E402
-from feature_extraction.progress import Clock  # noqa: E402
+ROOT: Final = Path(__file__).resolve().parents[1]
 
 SUFFIXES: Final = (".jpg", ".jpeg", ".png")
 
@@ -132,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         print(f"{len(images)} images on {name}, PyTorch {torch.__version__}, native in {args.precision}")
         compared, wrong = compare(reference, native, images, Bounds(args.feature_bound, args.box_bound))
-    except (CheckpointError, engines.DeviceError, ImportError, ValueError) as error:
+    except (CheckpointError, DeviceError, ImportError, ValueError) as error:
         print(f"parity: {error}", file=sys.stderr)
         return 1
     return 1 if wrong or not compared else 0

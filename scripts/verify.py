@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Own feature files against the published ones: ``make verify``. One image in memory at a time.
 
-    python scripts/verify.py --ours datasets --published datasets/published [--sample 2000]
+    python -m scripts.verify --ours datasets --published datasets/published [--sample 2000]
 
 For every file that both folders hold: the ids, the shapes and types, and how far the features are apart, as quantiles
 over the images of the largest difference relative to the image's largest feature. Boxes are matched by place first,
@@ -23,11 +23,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-ROOT: Final = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)
+from feature_extraction import catalog
+from feature_extraction.errors import StoreError
+from feature_extraction.storage.store import image_ids, open_features
 
-from feature_extraction import catalog  # noqa: E402
-from feature_extraction.store import StoreError, image_ids, open_features  # noqa: E402
+ROOT: Final = Path(__file__).resolve().parents[1]
 
 QUANTILES: Final = (0.5, 0.9, 0.99, 1.0)
 MOST_LISTED: Final = 5

@@ -1,4 +1,4 @@
-"""What several tests need: photographs, checkpoints with seeded weights, golden arrays, the command line."""
+"""Fixtures of several folders: checkpoints with seeded weights, the command line."""
 
 from __future__ import annotations
 
@@ -8,34 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import skimage.data
-from numpy.typing import NDArray
-from PIL import Image
-
-from scripts import synthetic_checkpoint
-
-ROOT = Path(__file__).resolve().parents[1]
-DATA = Path(__file__).parent / "data"
-
-
-def photograph(name: str) -> NDArray[np.uint8]:
-    """The image that a golden file of this name belongs to, as tests/data/README.md says."""
-    if name == "motorcycle":
-        return np.asarray(Image.open(Path(skimage.data.__file__).parent / "motorcycle_left.png"))
-    if name == "coffee_strip":
-        return skimage.data.coffee()[150:270]
-    if name == "chelsea_tall":
-        return skimage.data.chelsea()[:, 100:190]
-    if name == "astronaut_crop33":
-        return skimage.data.astronaut()[:33, :47]
-    return getattr(skimage.data, name)()
-
-
-def make_checkpoint(folder: Path, name: str) -> Path:
-    synthetic_checkpoint.write(folder, (DATA / name / "config.yaml").read_text())
-    return folder
+from helpers.common import ROOT, make_checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -52,14 +26,15 @@ def x152_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def command() -> Callable[..., subprocess.Popen[str]]:
-    """Start ``python ARGS`` in feature_extraction/ as a user does; every process left over is killed."""
+    """Start ``python ARGS`` in feature_extraction/ as a user does, with one thread: the last bits of a convolution may
+    depend on their number. Every process left over is killed."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*args: object, cwd: Path = ROOT / "feature_extraction", **env: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, *map(str, args)],
             cwd=cwd,
-            env={**os.environ, **env},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -72,9 +47,3 @@ def command() -> Callable[..., subprocess.Popen[str]]:
         if process.poll() is None:
             process.kill()
         process.communicate()
-
-
-def finish(process: subprocess.Popen[str], timeout: float = 300) -> tuple[int, str]:
-    """Exit code and everything printed."""
-    output, _ = process.communicate(timeout=timeout)
-    return process.returncode, output

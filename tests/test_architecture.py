@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers.common import ROOT
 
 # module -> the modules of feature_extraction it may import; whatever is not listed may import nothing of ours
 ALLOWED = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "Makefile").read_text()
 HOST = ("RUN=host", "GPUS=0")
 CONTAINER = ("RUN=container", "CONTAINER=docker", "GPUS=4", "DEVICE=gpu")

@@ -15,7 +15,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from .config import BLOCKS, CheckpointError, DetectorConfig
+from ..errors import CheckpointError
+from .config import BLOCKS, DetectorConfig
 from .faster_rcnn import FasterRCNN
 from .layers import Weights
 

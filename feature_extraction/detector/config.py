@@ -10,13 +10,10 @@ from typing import Any, Final
 import yaml
 
 from .. import recipe
+from ..errors import CheckpointError
 
 BLOCKS: Final = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 """Bottlenecks per stage, by depth."""
-
-
-class CheckpointError(RuntimeError):
-    """A configuration or weight file that cannot make the detector; the message says what to do."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,78 @@
+"""The HDF5 contract: what a feature file looks like and in which order it is read.
+
+Layout (that of the published files), N = boxes, G = grid size, D = feature dimension:
+
+    grid    <image id>/features   float32 (G, G, D)
+    boxes   <image id>/features   float32 (N, D)
+            <image id>/obj_id     int64   (N,)     class 0..1599, background removed
+            <image id>/boxes      float32 (N, 4)   x1, y1, x2, y2, pixels of the original image
+            <image id>/img_w      int64   ()       pixels of the original image
+            <image id>/img_h      int64   ()
+            <image id>/cls_prob   float32 (N, classes)   only with --class_probs; background first
+
+Files of this kit carry root attributes that say what made them (``provenance``); the published files have none.
+numpy and h5py only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+from numpy.typing import NDArray
+
+from ..errors import StoreError
+
+SCHEMA_VERSION: Final = 1
+
+
+def work_dir(output: Path) -> Path:
+    """Where the unfinished parts of ``output`` lie, beside it."""
+    return output.with_name(output.name + ".work")
+
+
+def report_path(output: Path) -> Path:
+    """The list of images without features, beside ``output``."""
+    return output.with_name(output.name.removesuffix(".h5") + ".report.json")
+
+
+def open_features(path: Path) -> h5py.File:
+    """Open a finished feature file for reading. Raises StoreError, with the way out, for anything else."""
+    if not path.is_file():
+        if work_dir(path).is_dir():
+            raise StoreError(f"{path} is unfinished: run the command that makes it again, it resumes")
+        raise StoreError(f"{path} does not exist: extract or download it first")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise StoreError(
+            f"{path} is not a whole HDF5 file ({error}): it was truncated or is something else; "
+            "make or download it again"
+        ) from error
+    version = file.attrs.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        file.close()
+        raise StoreError(
+            f"{path} has schema version {version}, this program knows {SCHEMA_VERSION}: use the matching release"
+        )
+    return file
+
+
+def image_ids(file: h5py.File) -> list[str]:
+    """Ids of all images in row order: ascending as UTF-8 byte strings, the order in which HDF5 itself
+    (and so the published ``f.keys()``) lists them; "10" comes before "9" where ids are not zero-padded."""
+    return sorted(file, key=str.encode)
+
+
+def provenance(file: h5py.File) -> dict[str, Any]:
+    """What made the file, from its root attributes; empty for the published files."""
+    return {key: value.item() if hasattr(value, "item") else value for key, value in file.attrs.items()}
+
+
+def write_image(file: h5py.File, image_id: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write one image's group in the published layout."""
+    group = file.create_group(image_id)
+    for name, array in arrays.items():
+        group[name] = array

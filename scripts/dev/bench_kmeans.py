@@ -1,0 +1,227 @@
+"""Benchmark of the k-means half against plain faiss and plain h5py, both sides in the same run.
+
+    python -m scripts.dev.bench_kmeans                    all three parts, about five minutes on two cores
+    python -m scripts.dev.bench_kmeans assign --rows 16384 --repeats 9
+
+Workload: the paper's shapes, 10,000 centroids of dimension 2048, on synthetic non-negative features around
+that many centres. ``spread`` is the noise in units of the centres' own deviation: 1 is well clustered, 3 is
+diffuse; "none" is noise without any centres, where no two centroids are clearly apart: the worst case for a
+bound.
+
+    read    MB/s of a feature file, by h5py's f[id]["features"][:] and by ours; in the page cache and,
+            where the kernel lets go, out of it
+    train   seconds and GFLOP/s (2 n k d operations) per iteration: faiss.Kmeans, ours in memory, ours from
+            a scratch file
+    assign  ms per 1,000 rows and GFLOP/s: faiss's IndexFlatL2, ours in bfloat16; rows that differ
+
+Sides take turns; each figure is the median over the turns, with the smallest and largest. Results are
+compared: centroids bit for bit, assignments row by row. The last line of each part is the one to quote.
+On a machine that others use too, take ``OMP_NUM_THREADS=1 ... assign --clock cpu``: processor time of one
+thread, which company disturbs little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import faiss
+import h5py
+import numpy as np
+
+from kmeans.assign import BFloat16, Faiss
+from kmeans.cluster import Blocks, State, draw_sample, initial_centroids, train
+from kmeans.memory import BLOCK_ROWS
+from kmeans.ranks import Solo
+from kmeans.vectors import FeatureFile, InMemory, Rows, Scratch, read_blocks
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def turns(
+    sides: Mapping[str, Callable[[], Any]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each side, in ``repeats`` turns after one that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(repeats + 1):
+        for name, side in sides.items():
+            began = clock()
+            side()
+            if turn:
+                seconds[name].append(clock() - began)
+    return seconds
+
+
+def spread(values: Iterable[float], digits: int = 1) -> str:
+    """median (smallest - largest)."""
+    values = sorted(values)
+    return f"{statistics.median(values):.{digits}f} ({values[0]:.{digits}f} - {values[-1]:.{digits}f})"
+
+
+def ratio(ours: list[float], theirs: list[float]) -> str:
+    """How much faster, turn by turn: both sides of a turn met the same machine."""
+    return spread((b / a for a, b in zip(ours, theirs, strict=True)), 2)
+
+
+def clustered(rows: int, k: int, dim: int, noise: float, seed: int = 0) -> tuple[Rows, Rows]:
+    """Rows (n, d) and centroids (k, d), both non-negative; ``noise`` < 0: rows without centres, k of them
+    centroids."""
+    rng = np.random.default_rng(seed)
+    centroids = np.maximum(rng.standard_normal((k, dim), dtype=np.float32), 0)
+    values = np.empty((rows, dim), np.float32)
+    for at in range(0, rows, 4096):
+        part = rng.standard_normal((min(4096, rows - at), dim), dtype=np.float32)
+        if noise >= 0:
+            part = centroids[rng.integers(0, k, len(part))] + np.float32(noise) * part
+        np.maximum(part, 0, out=values[at : at + len(part)])
+    return values, centroids
+
+
+def bench_assign(args: argparse.Namespace) -> None:
+    for name, noise in (("1", 1.0), ("3", 3.0), ("none", -1.0)):
+        rows, centroids = clustered(args.rows, args.centroids, args.dim, noise)
+        theirs, ours = Faiss(), BFloat16()
+        theirs.set_centroids(centroids)
+        ours.set_centroids(centroids)
+        different = int((theirs.assign(rows) != ours.assign(rows)).sum())
+        tally = asdict(ours.tally)
+        sides = {"faiss": partial(theirs.assign, rows), "ours": partial(ours.assign, rows)}
+        seconds = turns(sides, args.repeats, CLOCKS[args.clock])
+        work = 2 * args.rows * args.centroids * args.dim / 1e9
+        print(f"assign, spread {name}: {args.centroids} centroids, d {args.dim}; {tally}")
+        for side, values in seconds.items():
+            per_thousand = [v / args.rows * 1e6 for v in values]
+            rate = work / statistics.median(values)
+            print(f"  {side:6} {spread(per_thousand)} ms per 1,000 rows, {rate:.0f} GFLOP/s")
+        times = ratio(seconds["ours"], seconds["faiss"])
+        print(
+            f"  assignment: {times} times as fast as faiss, {different} of {args.rows} rows differ",
+            flush=True,
+        )
+
+
+def bench_train(args: argparse.Namespace) -> None:
+    k = args.train_centroids
+    values, _ = clustered(k * 256, k, args.dim, 2.0)
+    blocks = Blocks.of(args.dim, BLOCK_ROWS)
+    found: dict[str, Any] = {}
+
+    def theirs() -> None:
+        kmeans = faiss.Kmeans(args.dim, k, niter=args.iterations)
+        kmeans.train(values)
+        found["faiss"] = kmeans.centroids
+
+    def ours(name: str, sample: InMemory | Scratch) -> None:
+        start = State(initial_centroids(sample, sample.count, 0, k, Solo()))
+        options: dict[str, Any] = {"total": sample.count, "blocks": blocks, "ranks": Solo()}
+        state = train(sample, start, args.iterations, Faiss(), on_iteration=lambda _: None, **options)
+        found[name] = state.centroids
+
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        assert len(draw_sample(len(values), k)) == len(values)
+        scratch = Scratch(Path(folder) / "sample", *values.shape)
+        scratch.place(np.arange(len(values)), values)
+        sides: dict[str, Callable[[], Any]] = {
+            "faiss": theirs,
+            "memory": lambda: ours("memory", InMemory(values)),
+            "scratch": lambda: ours("scratch", scratch),
+        }
+        seconds = turns(sides, max(1, args.repeats // 2))
+        scratch.close()
+    work = 2 * len(values) * k * args.dim * args.iterations / 1e9
+    print(f"train: {len(values)} rows, {k} centroids, d {args.dim}, {args.iterations} iterations")
+    for side, times in seconds.items():
+        per_iteration = [v / args.iterations for v in times]
+        rate = work / statistics.median(times)
+        print(f"  {side:8} {spread(per_iteration, 2)} s per iteration, {rate:.0f} GFLOP/s")
+    same = all(np.array_equal(found["faiss"], found[side]) for side in ("memory", "scratch"))
+    in_memory = ratio(seconds["faiss"], seconds["memory"])
+    print(
+        f"  training takes {in_memory} times as long as faiss in memory,"
+        f" {ratio(seconds['faiss'], seconds['scratch'])} from disk;"
+        f" centroids {'identical' if same else 'DIFFER'}"
+    )
+
+
+def bench_read(args: argparse.Namespace) -> None:
+    images = max(1, int(args.file_gb * 1e9) // (64 * args.dim * 4))
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        path = Path(folder) / "features.h5"
+        rng = np.random.default_rng(0)
+        some = rng.standard_normal((16, 8, 8, args.dim), dtype=np.float32)
+        with h5py.File(path, "w") as file:
+            for i in range(images):
+                file.create_group(f"{i:08}").create_dataset("features", data=some[i % 16])
+        os.sync()
+        size = images * 64 * args.dim * 4
+
+        opened = FeatureFile(path, dim=args.dim, grid_size=8)
+
+        def by_h5py() -> None:
+            with h5py.File(path) as file:
+                for name in sorted(file):
+                    file[name]["features"][:]
+
+        def by_us() -> None:
+            for _ in read_blocks(opened, Blocks.of(args.dim, BLOCK_ROWS).cut(0, opened.count)):
+                pass
+
+        def opening() -> None:
+            FeatureFile(path, dim=args.dim, grid_size=8).close()
+
+        def cold(side: Callable[[], None]) -> Callable[[], None]:
+            def run() -> None:
+                with open(path, "rb") as file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                side()
+
+            return run
+
+        print(f"read: {size / 1e9:.2f} GB in {images} images")
+        for where, sides in (
+            ("page cache", {"h5py": by_h5py, "ours": by_us, "opening": opening}),
+            ("disk", {"h5py": cold(by_h5py), "ours": cold(by_us), "opening": cold(opening)}),
+        ):
+            seconds = turns(sides, args.repeats)
+            if "opening" in seconds:
+                took = statistics.median(seconds.pop("opening"))
+                print(
+                    f"  {where}, opening and checking all of it, once a run (not in ours): {took:.3f} s,"
+                    f" {took / images * 1e6:.0f} us per image"
+                )
+            for side, values in seconds.items():
+                print(f"  {where}, {side}: {spread([size / 1e6 / v for v in values], 0)} MB/s")
+            print(f"  reading from {where}: {ratio(seconds['ours'], seconds['h5py'])} times as fast as h5py")
+        opened.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = {"read": bench_read, "train": bench_train, "assign": bench_assign}
+    parser.add_argument("parts", nargs="*", default=list(parts), metavar="read|train|assign")
+    parser.add_argument("--rows", type=int, default=8192, help="rows assigned in one turn")
+    parser.add_argument("--centroids", type=int, default=10_000)
+    parser.add_argument("--dim", type=int, default=2048)
+    parser.add_argument("--train_centroids", type=int, default=256, help="256 rows each are trained on")
+    parser.add_argument("--iterations", type=int, default=3)
+    parser.add_argument("--file_gb", type=float, default=1.0)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: processor time, for assign on a busy machine"
+    )
+    parser.add_argument("--folder", type=Path, help="where scratch files go (default: the system's)")
+    args = parser.parse_args()
+    for part in args.parts:
+        parts[part](args)
+
+
+if __name__ == "__main__":
+    main()

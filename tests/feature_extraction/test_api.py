@@ -1,0 +1,76 @@
+"""The Python API: its documented example, what it accepts, and that it gives what the commands write."""
+
+from __future__ import annotations
+
+import doctest
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.common import DATA, ROOT, photograph
+from PIL import Image
+
+from feature_extraction import FeatureExtractor, ImageError, api
+
+
+@pytest.fixture(scope="module")
+def extractor(tiny_checkpoint: Path) -> FeatureExtractor:
+    return FeatureExtractor(tiny_checkpoint, device="cpu")
+
+
+def test_the_documented_example(tiny_checkpoint: Path) -> None:
+    known = {"checkpoint_dir": tiny_checkpoint, "photograph": photograph("coffee")}
+    (example,) = doctest.DocTestFinder(recurse=False).find(api.FeatureExtractor, globs=known)
+    assert len(example.examples) >= 6
+    assert doctest.DocTestRunner().run(example).failed == 0
+
+
+def test_paths_images_and_arrays_are_the_same(extractor: FeatureExtractor, tmp_path: Path) -> None:
+    array = photograph("coffee")
+    path = tmp_path / "coffee.png"
+    Image.fromarray(array).save(path)
+    golden = np.load(DATA / "tiny/coffee.npz")
+    results = extractor.grid([array, Image.fromarray(array), path, str(path)])
+    for result in results:
+        np.testing.assert_array_equal(result.features, results[0].features)
+    assert np.abs(results[0].features - golden["grid"]).max() <= 2e-4 * np.abs(golden["grid"]).max()
+    np.testing.assert_array_equal(extractor.boxes(array)[0].obj_id, golden["obj_id"])
+    np.testing.assert_array_equal(extractor.boxes([path], num_boxes=100)[0].obj_id, golden["obj_id_100"])
+
+
+def test_grid_size_and_imsize(extractor: FeatureExtractor) -> None:
+    (result,) = extractor.grid(photograph("camera"), grid_size=7, imsize=224)
+    assert result.features.shape == (7, 7, extractor.feature_dim)
+
+
+def test_a_bad_image_is_named_by_position(extractor: FeatureExtractor, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"")
+    with pytest.raises(ImageError, match=r"image 1 \(.*x\.jpg\): empty file"):
+        extractor.grid([photograph("coffee"), tmp_path / "x.jpg"], imsize=64)
+    with pytest.raises(ImageError, match="float64"):
+        extractor.grid([np.zeros((4, 4, 3))])
+
+
+@pytest.mark.parametrize("kind", ["grid", "boxes"])
+def test_overflow_is_not_written_silently(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    overflowing = FeatureExtractor(tiny_checkpoint, device="cpu")
+    monkeypatch.setattr(overflowing._engine.detector.head, "fc6_bias", torch.full((64,), torch.inf))
+    with pytest.raises(ImageError, match="not finite"):
+        getattr(overflowing, kind)([photograph("coffee")])
+
+
+def test_more_boxes_than_proposals(extractor: FeatureExtractor) -> None:
+    with pytest.raises(ImageError, match="fewer than the 2000 boxes"):
+        extractor.boxes(photograph("coffee"), num_boxes=2000)
+
+
+def test_importing_the_packages_does_not_import_torch() -> None:
+    program = (
+        "import sys, feature_extraction, kmeans, feature_extraction.catalog, feature_extraction.recipe\n"
+        "import feature_extraction.storage.output, feature_extraction.cli\n"
+        "assert 'torch' not in sys.modules, 'torch'\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

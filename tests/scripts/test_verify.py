@@ -1,0 +1,168 @@
+"""scripts/verify.py and scripts/parity.py: what they let pass and what they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from scripts import parity, verify
+
+RNG = np.random.default_rng(5)
+
+
+def write(path: Path, images: int = 20, change: Callable[[h5py.File], None] | None = None) -> None:
+    rng = np.random.default_rng(1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for number in range(images):
+            group = file.create_group(f"{number:03d}")
+            if "grid" in path.name:
+                group["features"] = rng.random((8, 8, 16), np.float32)
+                continue
+            group["features"] = rng.random((36, 16), np.float32)
+            group["boxes"] = (rng.random((36, 4)) * 500).astype(np.float32)
+            group["obj_id"] = rng.integers(0, 1600, 36)
+            group["img_w"], group["img_h"] = np.int64(640), np.int64(480)
+        if change:
+            change(file)
+
+
+def run(tmp_path: Path, *arguments: str) -> int:
+    return verify.main(["--ours", str(tmp_path / "ours"), "--published", str(tmp_path / "published"), *arguments])
+
+
+GRID, BOXES = "VG/features/maskrcnn_grid8.h5", "VG/features/maskrcnn_boxes36.h5"
+
+
+def replace(file: h5py.File, name: str, value: object) -> None:
+    del file[name]
+    file[name] = value
+
+
+def swap(file: h5py.File) -> None:
+    """Two neighbours of the ranking in each image, as near-ties do."""
+    for group in file.values():
+        for key in ("features", "boxes", "obj_id"):
+            rows = group[key][()]
+            rows[[4, 5]] = rows[[5, 4]]
+            group[key][...] = rows
+
+
+def nudge(file: h5py.File) -> None:
+    for group in file.values():
+        group["features"][...] = group["features"][()] + np.float32(1e-4)
+
+
+@pytest.mark.parametrize("change", [None, nudge], ids=["equal", "near"])
+@pytest.mark.parametrize("name", [GRID, BOXES])
+def test_passes(tmp_path: Path, name: str, change: Callable[[h5py.File], None] | None) -> None:
+    write(tmp_path / "published" / name)
+    write(tmp_path / "ours" / name, change=change)
+    assert run(tmp_path) == 0
+
+
+def test_swapped_neighbours_pass(tmp_path: Path) -> None:
+    write(tmp_path / "published" / BOXES)
+    write(tmp_path / "ours" / BOXES, change=swap)
+    assert run(tmp_path) == 0
+
+
+WRONG: dict[str, tuple[str, Callable[[h5py.File], None], str]] = {
+    "an image is missing": (GRID, lambda f: f.pop("003"), "1 images are not in ours: 003"),
+    "an image too many": (GRID, lambda f: f.copy("003", "x"), "not in the published file: x"),
+    "another shape": (GRID, lambda f: replace(f, "003/features", np.zeros((7, 7, 16), "f4")), "published float32"),
+    "another type": (GRID, lambda f: replace(f, "003/features", np.zeros((8, 8, 16))), "float64"),
+    "other features": (
+        GRID,
+        lambda f: [g["features"].write_direct(RNG.random((8, 8, 16), np.float32)) for g in f.values()],
+        "beyond 0.02",
+    ),
+    "NaN": (GRID, lambda f: f["003/features"].write_direct(np.full((8, 8, 16), np.nan, "f4")), "beyond"),
+    "no boxes": (BOXES, lambda f: f["003"].pop("boxes"), "boxes is missing"),
+    "another width": (BOXES, lambda f: replace(f, "003/img_w", np.int64(641)), "641, published 640"),
+    "boxes elsewhere": (
+        BOXES,
+        lambda f: [g["boxes"].write_direct(g["boxes"][()] + np.float32(3)) for g in f.values()],
+        "match in less",
+    ),
+    "other classes": (
+        BOXES,
+        lambda f: [g["obj_id"].write_direct(g["obj_id"][()] + 1) for g in f.values()],
+        "match in less",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    name, change, said = WRONG[kind]
+    write(tmp_path / "published" / name)
+    write(tmp_path / "ours" / name, change=change)
+    assert run(tmp_path) == 1
+    assert said in capsys.readouterr().out
+
+
+def test_nothing_to_compare_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path) == 1
+    assert "make download-features" in capsys.readouterr().err
+
+
+def test_a_truncated_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for where in ("ours", "published"):
+        write(tmp_path / where / GRID)
+    path = tmp_path / "ours" / GRID
+    path.write_bytes(path.read_bytes()[:5000])
+    assert run(tmp_path) == 1
+    assert "is not a whole HDF5 file" in capsys.readouterr().out
+
+
+def test_published_folder_names(tmp_path: Path) -> None:
+    """The published downloads have NLVR2/NAME.h5, the scripts write nlvr2/features/NAME.h5."""
+    write(tmp_path / "published" / "NLVR2" / "maskrcnn_test_grid8.h5")
+    write(tmp_path / "ours" / "nlvr2" / "features" / "maskrcnn_test_grid8.h5")
+    assert run(tmp_path, "--sample", "5") == 0
+
+
+# --- parity --------------------------------------------------------------------------------------------
+
+
+def arrays() -> dict[str, np.ndarray]:
+    return {"features": np.ones((36, 4), "f4"), "boxes": np.zeros((36, 4), "f4"), "obj_id": np.arange(36)}
+
+
+@pytest.mark.parametrize(
+    ("key", "by", "bad"),
+    [("features", 1e-4, []), ("features", 3e-4, ["features"]), ("features", np.nan, ["features"]),
+     ("boxes", 5e-3, []), ("boxes", 2e-2, ["boxes"]), ("obj_id", 1, ["ids"])],
+)  # fmt: skip
+def test_parity_bounds(key: str, by: float, bad: list[str]) -> None:
+    native = arrays()
+    native[key] = native[key] + native[key].dtype.type(by)
+    assert parity.beyond(parity.differences(arrays(), native), parity.Bounds()) == bad
+
+
+def test_parity_says_what_is_missing(tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parity.main(["--images", str(tmp_path)]) == 1
+    assert "no .jpg" in capsys.readouterr().err
+    (tmp_path / "1.jpg").touch()
+    assert parity.main(["--images", str(tmp_path), "--checkpoint_dir", str(tiny_checkpoint)]) == 1
+    assert "make docker-build" in capsys.readouterr().err
+
+
+def test_parity_of_an_engine_with_itself(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+    from helpers.common import photograph
+    from PIL import Image
+
+    from feature_extraction.detector import build as engine
+
+    Image.fromarray(photograph("coffee")).save(tmp_path / "coffee.png")
+    native = engine.load(engine.find_checkpoint(tiny_checkpoint), "native", torch.device("cpu"), "float32")
+    assert parity.compare(native, native, [tmp_path / "coffee.png"], parity.Bounds()) == (2, 0)
+    assert "2 of 2 within bounds" in capsys.readouterr().out

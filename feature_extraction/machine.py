@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Final
 
 CGROUPS: Final = Path("/sys/fs/cgroup")
-WAITING: Final = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
-"""OpenMP's threads sleep between parallel regions instead of spinning: on a machine with company a spinning thread
-takes the time of one that computes. Read once, when the OpenMP library is loaded."""
+WAITING: Final = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""What decides how OpenMP's threads wait; read once, when the OpenMP library is loaded."""
 
 
 def wait_without_spinning(environment: dict[str, str] | os._Environ[str] = os.environ) -> None:
-    """Let waiting threads sleep; to be called before PyTorch or faiss is imported. A user's own setting stands."""
+    """Let OpenMP's threads sleep between parallel regions; to be called before PyTorch or faiss is imported.
+
+    A spinning thread takes the time of one that computes where the machine has company. A user's own setting stands."""
     if not any(name in environment for name in WAITING):
-        environment.update(WAITING)
+        environment["OMP_WAIT_POLICY"] = "passive"
 
 
 def usable_cpus() -> float:

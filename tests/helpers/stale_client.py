@@ -4,7 +4,7 @@
 
 Whatever this process has once looked up in the folder (a name that is there or not, a size, a listing) it is told
 again for SECONDS, and it reads a file no further than the size it knows. What it creates, renames or removes itself it
-sees at once; exclusive creates and renames are decided by the folder itself. WORK: seconds that the share's images take.
+sees at once; exclusive creates and renames are decided by the folder itself. WORK: seconds of the share's images.
 """
 
 from __future__ import annotations

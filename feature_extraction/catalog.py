@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from . import recipe
 from .errors import UnknownName
 
 Kind = Literal["grid", "boxes"]
@@ -47,6 +48,8 @@ class DataSet:
     recursive: bool
     """Whether the pattern is searched below the image folder or in it alone."""
     splits: tuple[Split, ...]
+    script: str
+    """How the names of the published scripts begin: ``<script>_extract_grid_feature.py``."""
 
     @property
     def default_root(self) -> str:
@@ -97,9 +100,10 @@ COCO: Final = DataSet(
         Split("valid", "val2014", 40_504, "mscoco_valid"),
         Split("test", "test2015", 81_434, "mscoco_test"),
     ),
+    "coco",
 )  # fmt: skip
-VG: Final = DataSet("vg", "Visual Genome", "vgroot", "VG", "VG", "*.jpg", True, (Split("", "", 108_077, "vg"),))
-GQA: Final = DataSet("gqa", "GQA", "gqaroot", "GQA", "GQA", "*.jpg", True, (Split("", "", 148_854, "gqa"),))
+VG: Final = DataSet("vg", "Visual Genome", "vgroot", "VG", "VG", "*.jpg", True, (Split("", "", 108_077, "vg"),), "VG")
+GQA: Final = DataSet("gqa", "GQA", "gqaroot", "GQA", "GQA", "*.jpg", True, (Split("", "", 148_854, "gqa"),), "GQA")
 NLVR2: Final = DataSet(
     "nlvr2", "NLVR2", "nlvrroot", "nlvr2", "NLVR2", "*.png", True,
     (
@@ -107,6 +111,7 @@ NLVR2: Final = DataSet(
         Split("valid", "dev", 8_102, "nlvr_valid"),
         Split("test", "test1", 8_082, "nlvr_test"),
     ),
+    "nlvr2",
 )  # fmt: skip
 
 DATA_SETS: Final[dict[str, DataSet]] = {d.name: d for d in (COCO, VG, GQA, NLVR2)}
@@ -122,6 +127,58 @@ def data_set(name: str) -> DataSet:
 def kmeans_sources() -> dict[str, tuple[DataSet, Split]]:
     """Every name that ``run_kmeans.py`` accepts as source or target."""
     return {s.kmeans_name: (d, s) for d in DATA_SETS.values() for s in d.splits}
+
+
+# --- the 16 feature files ---------------------------------------------------------------------------
+
+SCRIPT_KIND: Final[dict[Kind, str]] = {"grid": "grid", "boxes": "bbox"}
+"""What the published scripts' names call each kind."""
+BYTES_PER_IMAGE: Final[dict[Kind, int]] = {
+    "grid": 4 * recipe.GRID_SIZE**2 * recipe.FEATURE_DIM,
+    "boxes": 4 * recipe.NUM_BOXES * recipe.FEATURE_DIM,
+}
+"""Bytes of the float32 features of one image in a published file."""
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """One of the 16 published feature files: of which images, made by which script, lying where."""
+
+    data: DataSet
+    split: Split
+    kind: Kind
+
+    @property
+    def name(self) -> str:
+        """``coco-train-grid``, ``vg-boxes``: the make target is ``extract-<name>``."""
+        return "-".join(filter(None, (self.data.name, self.split.name, self.kind)))
+
+    @property
+    def script(self) -> str:
+        """File name of the published script, in ``feature_extraction/``."""
+        return f"{self.data.script}_extract_{SCRIPT_KIND[self.kind]}_feature.py"
+
+    @property
+    def bytes_per_image(self) -> int:
+        return BYTES_PER_IMAGE[self.kind]
+
+    @property
+    def published_name(self) -> str:
+        """Its name below the published downloads, e.g. ``NLVR2/maskrcnn_valid_grid8.h5``."""
+        return f"{self.data.published_folder}/{self.path(Path()).name}"
+
+    def images(self, datasets: Path) -> Path:
+        """Folder of its images below the folder ``datasets``."""
+        return self.data.images_dir(datasets / self.data.folder, self.split)
+
+    def path(self, datasets: Path) -> Path:
+        """Its published path below the folder ``datasets``."""
+        return self.data.features_file(datasets / self.data.folder, self.split, self.kind)
+
+
+def feature_files() -> tuple[FeatureFile, ...]:
+    """All 16, in the order in which they are made: the grids, which the k-means reads, first."""
+    return tuple(FeatureFile(d, s, k) for k in KINDS for d in DATA_SETS.values() for s in d.splits)
 
 
 # --- addresses, as documented; whether they answer today is not known ------------------------------

@@ -28,6 +28,8 @@ class Grid:
     """Features of equal cells of the whole image. Every field decides values."""
 
     name: ClassVar[str] = "grid"
+    script_word: ClassVar[str] = "grid"
+    """What the published scripts' names call it."""
     grid_size: int = recipe.GRID_SIZE
     """Cells per side."""
     imsize: int | None = None
@@ -53,6 +55,8 @@ class Boxes:
     """Features of the best region proposals. Every field decides values."""
 
     name: ClassVar[str] = "boxes"
+    script_word: ClassVar[str] = "bbox"
+    """What the published scripts' names call it."""
     num_boxes: int = recipe.NUM_BOXES
     """Boxes per image."""
     class_probs: bool = False

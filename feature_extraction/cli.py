@@ -182,8 +182,7 @@ def explained() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        top = (error.name or "").partition(".")[0]
-        if isinstance(error, KitError) or top in ("feature_extraction", "kmeans", "scripts"):
+        if (error.name or "").partition(".")[0] in ("feature_extraction", "kmeans", "scripts"):
             raise
         print(
             f"error: this Python ({sys.executable}) has no {error.name}: `make setup` installs everything into "
@@ -256,7 +255,8 @@ def _some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def _check(argv: Sequence[str]) -> int:
+def check(argv: Sequence[str]) -> int:
+    """``python -m feature_extraction check``."""
     parser = Parser(
         prog="python -m feature_extraction check",
         description="Read finished feature files bit by bit: flipped bits, missing images, unfinished sets.",
@@ -277,7 +277,8 @@ def _print_findings(path: Path, findings: Sequence[Any]) -> int:
     return EXIT_NOTHING if any(finding.wrong for finding in findings) else 0
 
 
-def _assemble(argv: Sequence[str]) -> int:
+def assemble(argv: Sequence[str]) -> int:
+    """``python -m feature_extraction assemble``."""
     parser = Parser(
         prog="python -m feature_extraction assemble",
         description="Write a feature file from what its shares have computed, and say what is missing.",
@@ -293,4 +294,4 @@ def _assemble(argv: Sequence[str]) -> int:
     return EXIT_NOTHING
 
 
-COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {"check": _check, "assemble": _assemble}
+COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {"check": check, "assemble": assemble}

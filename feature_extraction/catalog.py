@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from . import recipe
+from .config import SPECS, Spec
 from .errors import UnknownName
-
-Kind = Literal["grid", "boxes"]
-KINDS: Final[tuple[Kind, ...]] = ("grid", "boxes")
 
 
 @dataclass(frozen=True)
@@ -71,26 +69,9 @@ class DataSet:
     def images_dir(self, root: Path, split: Split) -> Path:
         return root / "images" / split.folder
 
-    def features_file(
-        self,
-        root: Path,
-        split: Split,
-        kind: Kind,
-        *,
-        encoder: str = "maskrcnn",
-        grid_size: int = 8,
-        num_boxes: int = 36,
-        imsize: int | None = None,
-        test: bool = False,
-    ) -> Path:
-        """Published path of a feature file, e.g. ``<root>/features/maskrcnn_train_grid8.h5``."""
-        stem = f"{encoder}_{split.name}" if split.name else encoder
-        stem += f"_grid{grid_size}" if kind == "grid" else f"_boxes{num_boxes}"
-        if kind == "grid" and imsize is not None:
-            stem += f"_imsize{imsize}"
-        if test:
-            stem += "_test"
-        return root / "features" / f"{stem}.h5"
+    def features_file(self, root: Path, split: Split, suffix: str, *, encoder: str = "maskrcnn") -> Path:
+        """Published path of a feature file, e.g. ``<root>/features/maskrcnn_train_grid8.h5``; the suffix is a spec's."""
+        return root / "features" / f"{'_'.join(filter(None, (encoder, split.name, suffix)))}.h5"
 
 
 COCO: Final = DataSet(
@@ -131,36 +112,28 @@ def kmeans_sources() -> dict[str, tuple[DataSet, Split]]:
 
 # --- the 16 feature files ---------------------------------------------------------------------------
 
-SCRIPT_KIND: Final[dict[Kind, str]] = {"grid": "grid", "boxes": "bbox"}
-"""What the published scripts' names call each kind."""
-BYTES_PER_IMAGE: Final[dict[Kind, int]] = {
-    "grid": 4 * recipe.GRID_SIZE**2 * recipe.FEATURE_DIM,
-    "boxes": 4 * recipe.NUM_BOXES * recipe.FEATURE_DIM,
-}
-"""Bytes of the float32 features of one image in a published file."""
-
-
 @dataclass(frozen=True)
 class FeatureFile:
     """One of the 16 published feature files: of which images, made by which script, lying where."""
 
     data: DataSet
     split: Split
-    kind: Kind
+    spec: Spec
 
     @property
     def name(self) -> str:
         """``coco-train-grid``, ``vg-boxes``: the make target is ``extract-<name>``."""
-        return "-".join(filter(None, (self.data.name, self.split.name, self.kind)))
+        return "-".join(filter(None, (self.data.name, self.split.name, self.spec.name)))
 
     @property
     def script(self) -> str:
         """File name of the published script, in ``feature_extraction/``."""
-        return f"{self.data.script}_extract_{SCRIPT_KIND[self.kind]}_feature.py"
+        return f"{self.data.script}_extract_{self.spec.script_word}_feature.py"
 
     @property
     def bytes_per_image(self) -> int:
-        return BYTES_PER_IMAGE[self.kind]
+        """Room that one image takes in the file."""
+        return self.spec.bytes_per_image(recipe.FEATURE_DIM, recipe.NUM_CLASSES)
 
     @property
     def published_name(self) -> str:
@@ -173,12 +146,12 @@ class FeatureFile:
 
     def path(self, datasets: Path) -> Path:
         """Its published path below the folder ``datasets``."""
-        return self.data.features_file(datasets / self.data.folder, self.split, self.kind)
+        return self.data.features_file(datasets / self.data.folder, self.split, self.spec.suffix)
 
 
 def feature_files() -> tuple[FeatureFile, ...]:
     """All 16, in the order in which they are made: the grids, which the k-means reads, first."""
-    return tuple(FeatureFile(d, s, k) for k in KINDS for d in DATA_SETS.values() for s in d.splits)
+    return tuple(FeatureFile(d, s, spec()) for spec in SPECS.values() for d in DATA_SETS.values() for s in d.splits)
 
 
 # --- addresses, as documented; whether they answer today is not known ------------------------------

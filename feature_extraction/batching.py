@@ -1,8 +1,8 @@
 """Which images share a batch, and decoding ahead of the detector.
 
-Which images share a batch depends on the list alone, not on what is done or on the number of processes: the last bits of
-a feature may depend on the batch it was computed in. Images are cut into windows; every n-th window is one process's;
-within one, images of the same network size are put together.
+Which images share a batch depends on the list alone, not on what is done or on the number of processes: the last bits
+of a feature may depend on the batch it was computed in. Images are cut into windows; every n-th window is one
+process's; within one, images of the same network size are put together.
 """
 
 from __future__ import annotations

@@ -114,7 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", help="train, valid or test")
     parser.add_argument("--root", type=Path, help="root folder of the data set (datasets/NAME)")
     parser.add_argument(
-        "--images", type=Path, help="any folder of images, searched recursively, one image, or a list.txt; with --output"
+        "--images",
+        type=Path,
+        help="any folder of images, searched recursively, one image, or a list.txt; with --output",
     )
     parser.add_argument("--kind", choices=list(SPECS), default=Grid.name, help="(%(default)s)")
     _add_flags(parser, list(SPECS))
@@ -238,7 +240,9 @@ def _print_report(report: Report) -> None:
         return
     of_published = f" of the {report.published:,} of the published split" if report.published else ""
     synthetic = ", SYNTHETIC weights" if report.synthetic else ""
-    say(f"{report.output}: features of {outcome.images:,} images{of_published}, {len(outcome.failed)} failed{synthetic}")
+    say(
+        f"{report.output}: features of {outcome.images:,} images{of_published}, {len(outcome.failed)} failed{synthetic}"
+    )
     if outcome.dropped:
         say(f"  {len(outcome.dropped):,} images are no longer in the folder and were dropped: {_some(outcome.dropped)}")
     for failure in outcome.failed[:20]:

@@ -199,9 +199,7 @@ def _extract_missing(
     workers = config.workers or max(2, min(8, machine.threads()))
     if prepared.index == 0:
         say(f"loading the detector on {prepared.device}; {workers} decoding threads, {threads} computing threads")
-    detector = load_detector(
-        prepared.files, engine=config.engine, device=prepared.device, precision=config.precision
-    )
+    detector = load_detector(prepared.files, engine=config.engine, device=prepared.device, precision=config.precision)
     if detector.passed_over and prepared.index == 0:
         names = ", ".join(detector.passed_over[:8])
         say(f"checkpoint: {len(detector.passed_over)} tensors without use here: {names}")
@@ -246,4 +244,3 @@ class _Stamps(Mapping[str, FileStamp]):
 
     def __len__(self) -> int:
         return len(self._paths)
-

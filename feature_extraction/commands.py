@@ -1,4 +1,4 @@
-"""``xlxmert-features COMMAND ...``: every command of the kit by one name. A command's module is loaded when it is called."""
+"""``xlxmert-features COMMAND ...``: every command of the kit by one name, its module loaded when it is called."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers.common import ROOT
 
-# Lowest first. A module imports from lower floors, or from earlier names of its own floor; a package stands for all in it.
+# Lowest first. A module imports from what stands before it; a package's name stands for all that is in it.
 _FLOORS = """
     feature_extraction.errors feature_extraction.recipe feature_extraction.machine feature_extraction.places
     feature_extraction.config
@@ -36,7 +36,8 @@ FLOORS = _FLOORS.split()
 KMEANS_MAY_IMPORT = ("storage", "catalog", "recipe", "errors", "machine", "config", "arguments", "places")
 HEAVY = {"torch", "faiss", "h5py", "numpy", "cv2", "PIL", "yaml"}
 LIGHT = (
-    "errors", "recipe", "machine", "places", "config", "arguments", "catalog", "cli", "commands", "__init__", "__main__",
+    "errors", "recipe", "machine", "places", "config", "arguments", "catalog", "cli", "commands",
+    "__init__", "__main__",
 )  # fmt: skip
 """What ``--help`` imports: standard library only."""
 

@@ -11,7 +11,7 @@ from helpers.common import ROOT
 
 # Lowest first. A module imports from lower floors, or from earlier names of its own floor; a package stands for all in it.
 FLOORS = """
-    feature_extraction.errors feature_extraction.recipe feature_extraction.machine feature_extraction.places
+    feature_extraction.errors feature_extraction.names feature_extraction.recipe feature_extraction.machine feature_extraction.places
     feature_extraction.config
     feature_extraction.arguments feature_extraction.catalog
     feature_extraction.storage.source feature_extraction.storage.files feature_extraction.storage.guard
@@ -32,9 +32,9 @@ FLOORS = """
     feature_extraction.commands
     scripts
 """.split()
-KMEANS_MAY_IMPORT = ("storage", "catalog", "recipe", "errors", "machine", "config", "arguments", "places")
+KMEANS_MAY_IMPORT = ("storage", "catalog", "recipe", "errors", "names", "machine", "config", "arguments", "places")
 HEAVY = {"torch", "faiss", "h5py", "numpy", "cv2", "PIL", "yaml"}
-LIGHT = "errors recipe machine places config arguments catalog cli commands __init__ __main__".split()
+LIGHT = "errors names recipe machine places config arguments catalog cli commands __init__ __main__".split()
 """What ``--help`` imports: standard library only."""
 
 MODULES = sorted(

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from . import catalog, machine
 from .config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, ExtractConfig
 from .errors import StoreError, UsageError
-from .images.listing import Failure, ImageFile, Listing, file_sha256, list_images, stamp
+from .images.files import file_sha256, stamp
+from .images.listing import Failure, ImageFile, Listing, list_images
 from .storage.output import FileStamp, Outcome, Output
 
 if TYPE_CHECKING:

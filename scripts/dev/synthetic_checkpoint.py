@@ -46,6 +46,9 @@ MODEL:
     POOLER_SAMPLING_RATIO: 2
     MLP_HEAD_DIM: 2048
     NUM_CLASSES: 1601
+    FEATURE_EXTRACTOR: FPN2MLPFeatureExtractor
+    PREDICTOR: FPNPredictor
+    RETURN_FC_FEATS: true
 """
 GAINS: Final = {"cls_logits": 1.0, "rpn.head.bbox_pred": 0.5, "cls_score": 8.0, "predictor.bbox_pred": 0.2}
 """Where the gain is not 2: chosen so that objectness, boxes and classes spread as a trained network's do."""

@@ -47,7 +47,8 @@ class ImageList:
 
 class Config:
     def __init__(self) -> None:
-        self.path, self.device = Path(), ""
+        self.path = Path()
+        self.settings: dict[str, Any] = {}
 
     def clone(self) -> Config:
         return Config()
@@ -57,9 +58,9 @@ class Config:
             raise KeyError("Non-existent config key: unknown")
         self.path = Path(path)
 
-    def merge_from_list(self, pairs: list[str]) -> None:
-        assert pairs[0] == "MODEL.DEVICE"
-        self.device = pairs[1]
+    def merge_from_list(self, pairs: list[Any]) -> None:
+        assert len(pairs) % 2 == 0
+        self.settings = dict(zip(pairs[::2], pairs[1::2], strict=True))
 
 
 class Model(nn.Module):
@@ -135,7 +136,10 @@ def fork(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[bytes], N
     return install
 
 
-def test_without_the_fork(tiny_checkpoint: Path) -> None:
+def test_without_the_fork(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "maskrcnn_benchmark"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "maskrcnn_benchmark", None)  # not to be had, though it may be installed
     files = engine.find_checkpoint(tiny_checkpoint)
     with pytest.raises(ImportError, match=r"original detector.*make docker-build"):
         engine.load(files, "reference", CPU, "float32")
@@ -176,9 +180,37 @@ def test_a_configuration_the_fork_refuses(tiny_checkpoint: Path, tmp_path: Path,
     fork()
     files = engine.find_checkpoint(tiny_checkpoint)
     config = tmp_path / "config.yaml"
-    config.write_text("unknown: 1\n")
+    config.write_text(files.config.read_text() + "unknown: 1\n")
     with pytest.raises(CheckpointError, match=r"not a configuration the fork accepts.*unknown"):
         reference.load(engine.CheckpointFiles(config, files.model), CPU)
+
+
+def test_the_fork_is_told_what_it_needs(tiny_checkpoint: Path, tmp_path: Path, fork: Callable[[], None]) -> None:
+    """Its own defaults for what a configuration is silent about make another model."""
+    fork()
+    files = engine.find_checkpoint(tiny_checkpoint)
+    needed = {"FEATURE_EXTRACTOR": "FPN2MLPFeatureExtractor", "PREDICTOR": "FPNPredictor", "RETURN_FC_FEATS": True}
+    silent = tmp_path / "config.yaml"
+    silent.write_text(
+        "\n".join(line for line in files.config.read_text().splitlines() if not any(key in line for key in needed))
+    )
+    settings = reference.load(engine.CheckpointFiles(silent, files.model), CPU).model.config.settings
+    assert {key: settings[f"MODEL.ROI_BOX_HEAD.{key}"] for key in needed} == needed
+    assert settings["MODEL.DEVICE"] == "cpu"
+    assert settings["MODEL.RPN.USE_FPN"] is True
+    assert settings["MODEL.ROI_BOX_HEAD.ATTR"] is False
+
+
+def test_a_configuration_that_says_otherwise_is_refused_by_both(
+    tiny_checkpoint: Path, tmp_path: Path, fork: Callable[[], None]
+) -> None:
+    fork()
+    files = engine.find_checkpoint(tiny_checkpoint)
+    other = tmp_path / "config.yaml"
+    other.write_text(files.config.read_text().replace("PREDICTOR: FPNPredictor", "PREDICTOR: FastRCNNPredictor"))
+    for name in ("native", "reference"):
+        with pytest.raises(CheckpointError, match=r"PREDICTOR is 'FastRCNNPredictor'; .* 'FPNPredictor' only"):
+            engine.load(engine.CheckpointFiles(other, files.model), name, CPU, "float32")
 
 
 def test_an_extension_without_cuda_is_named(tiny_checkpoint: Path, fork: Callable[[bytes], None]) -> None:

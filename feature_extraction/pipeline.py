@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,12 +60,10 @@ class Report:
     synthetic: bool = False
     stages: str = ""
     """Seconds per stage; empty where nothing was computed."""
-    exit_code: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "exit_code", self._exit_code())
-
-    def _exit_code(self) -> int:
+    @property
+    def exit_code(self) -> int:
+        """0: all images; 3: some failed; 1: nothing done, or stopped."""
         if self.stopped:
             return EXIT_NOTHING
         if self.outcome is None:
@@ -81,12 +79,10 @@ def extract(config: ExtractConfig, stopping: threading.Event, say: Say = lambda 
 
     Raises a KitError for whatever a user can mend; what was computed so far is kept."""
     prepared = prepare(config, say)
-    report = {
-        "output": config.output,
-        "share": (prepared.index, prepared.count),
-        "published": _published_images(config),
-        "synthetic": prepared.synthetic,
-    }
+    report = Report(
+        output=config.output, share=(prepared.index, prepared.count), published=_published_images(config),
+        synthetic=prepared.synthetic,
+    )  # fmt: skip
     try:
         with closing(_open_output(prepared)) as output:
             todo = missing(prepared, output, say)
@@ -96,9 +92,9 @@ def extract(config: ExtractConfig, stopping: threading.Event, say: Say = lambda 
                 found, stages = _extract_missing(prepared, output, todo, stopping, say)
                 failures += found
                 if stopping.is_set():
-                    return Report(**report, failures=failures, stopped=True, stages=stages)
+                    return replace(report, failures=failures, stopped=True, stages=stages)
             outcome = output.finish(_Stamps(prepared.listing.images), [asdict(failure) for failure in failures])
-            return Report(**report, outcome=outcome, failures=failures, stages=stages)
+            return replace(report, outcome=outcome, failures=failures, stages=stages)
     except OSError as error:
         raise StoreError(
             f"{error}. Every image computed so far is kept beside {config.output}; mend the cause and run the same "
@@ -176,11 +172,8 @@ def missing(prepared: Prepared, output: Output, say: Say) -> set[str]:
 
 
 def _is_current(output: Output, image: ImageFile) -> bool:
-    try:
-        now = stamp(image.path)
-        return output.is_current(image.id, now.path, now.size, now.mtime_ns, lambda: file_sha256(image.path))
-    except OSError:
-        return False  # it will fail when it is decoded, with the reason
+    now = stamp(image.path)
+    return output.is_current(image.id, now.path, now.size, now.mtime_ns, lambda: file_sha256(image.path))
 
 
 def _extract_missing(

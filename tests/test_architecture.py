@@ -12,6 +12,7 @@ from helpers.common import ROOT
 # Lowest first. A module imports from what stands before it; a package's name stands for all that is in it.
 _FLOORS = """
     feature_extraction.errors feature_extraction.recipe feature_extraction.machine feature_extraction.places
+    feature_extraction.names
     feature_extraction.config
     feature_extraction.arguments feature_extraction.catalog
     feature_extraction.storage.source feature_extraction.storage.files feature_extraction.storage.guard
@@ -33,10 +34,10 @@ _FLOORS = """
     scripts
 """
 FLOORS = _FLOORS.split()
-KMEANS_MAY_IMPORT = ("storage", "catalog", "recipe", "errors", "machine", "config", "arguments", "places")
+KMEANS_MAY_IMPORT = ("storage", "catalog", "recipe", "errors", "machine", "config", "arguments", "places", "names")
 HEAVY = {"torch", "faiss", "h5py", "numpy", "cv2", "PIL", "yaml"}
 LIGHT = (
-    "errors", "recipe", "machine", "places", "config", "arguments", "catalog", "cli", "commands",
+    "errors", "recipe", "machine", "places", "names", "config", "arguments", "catalog", "cli", "commands",
     "__init__", "__main__",
 )  # fmt: skip
 """What ``--help`` imports: standard library only."""

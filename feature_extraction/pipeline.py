@@ -111,7 +111,7 @@ def prepare(config: ExtractConfig, say: Say) -> Prepared:
     index, count = shard * world + rank, shards * world
     if index == 0:
         say(f"reading the names in {config.images}")
-    listing = list_images(config.images, config.pattern, config.recursive, own=config.output)
+    listing = list_images(config.images, config.pattern, config.recursive)
 
     from .detector.config import find_checkpoint, read_config
 

@@ -83,12 +83,12 @@ def _same_size(
             yield group[start : start + batch_size]
 
 
-def of_one_size(items: Iterable[Item]) -> Iterator[list[Item]]:
+def of_one_size(items: Iterable[Item]) -> Iterator[list[tuple[Item, NetworkInput]]]:
     """The items that were read, in groups of one network size: a header may lie, what was decoded decides."""
-    shapes = [(item, item.outcome.pixels.shape) for item in items if isinstance(item.outcome, NetworkInput)]
-    shapes.sort(key=lambda pair: pair[1])
-    for _, group in itertools.groupby(shapes, key=lambda pair: pair[1]):
-        yield [item for item, _ in group]
+    read = [(item, item.outcome) for item in items if isinstance(item.outcome, NetworkInput)]
+    read.sort(key=lambda pair: pair[1].pixels.shape)
+    for _, group in itertools.groupby(read, key=lambda pair: pair[1].pixels.shape):
+        yield list(group)
 
 
 def read_ahead(

@@ -72,6 +72,6 @@ class Extraction:
     def _computed(self, items: list[Item], clock: Clock) -> Iterator[Item]:
         yield from (item for item in items if isinstance(item.outcome, ImageError))
         for same in of_one_size(items):
-            inputs = [item.outcome for item in same]
-            for item, result in zip(same, compute(self.detector, self.computation, inputs, clock), strict=True):
+            results = compute(self.detector, self.computation, [pixels for _, pixels in same], clock)
+            for (item, _), result in zip(same, results, strict=True):
                 yield item.now(result)

@@ -18,7 +18,8 @@ from .config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, ExtractConfig
 from .errors import StoreError, UsageError
 from .images.files import file_sha256, stamp
 from .images.listing import Failure, ImageFile, Listing, list_images
-from .storage.output import FileStamp, Outcome, Output
+from .storage.output import Outcome, Output
+from .storage.source import FileStamp
 
 if TYPE_CHECKING:
     import torch

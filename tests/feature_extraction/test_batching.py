@@ -58,7 +58,7 @@ def test_what_was_decoded_decides_the_size() -> None:
     items = [
         Item(IMAGES[i], outcome) for i, outcome in enumerate((pixels(32), pixels(64), ImageError("x"), pixels(32)))
     ]
-    assert [[item.image.id for item in group] for group in of_one_size(items)] == [["000", "003"], ["001"]]
+    assert [[item.image.id for item, _ in group] for group in of_one_size(items)] == [["000", "003"], ["001"]]
 
 
 def test_images_come_in_order_and_loading_stays_a_little_ahead() -> None:

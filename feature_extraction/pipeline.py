@@ -18,13 +18,15 @@ from .config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, ExtractConfig
 from .errors import StoreError, UsageError
 from .images.files import file_sha256, stamp
 from .images.listing import Failure, ImageFile, Listing, list_images
-from .storage.output import Outcome, Output
+from .storage.assemble import Outcome
+from .storage.output import Output
 from .storage.source import FileStamp
 
 if TYPE_CHECKING:
     import torch
 
-    from .detector.config import CheckpointFiles, DetectorConfig
+    from .detector.config import DetectorConfig
+    from .detector.files import CheckpointFiles
 
 Say = Callable[[str], None]
 
@@ -85,7 +87,7 @@ def extract(config: ExtractConfig, stopping: threading.Event, say: Say = lambda 
         synthetic=prepared.synthetic,
     )  # fmt: skip
     try:
-        with closing(_open_output(prepared)) as output:
+        with closing(_open_output(prepared, say)) as output:
             todo = missing(prepared, output, say)
             failures = list(prepared.listing.failures) if prepared.index == 0 else []
             stages = ""
@@ -114,7 +116,8 @@ def prepare(config: ExtractConfig, say: Say) -> Prepared:
         say(f"reading the names in {config.images}")
     listing = list_images(config.images, config.pattern, config.recursive)
 
-    from .detector.config import find_checkpoint, read_config
+    from .detector.config import read_config
+    from .detector.files import find_checkpoint
 
     files = find_checkpoint(config.checkpoint_dir)
     architecture = read_config(files.config)
@@ -133,7 +136,7 @@ def prepare(config: ExtractConfig, say: Say) -> Prepared:
     )  # fmt: skip
 
 
-def _open_output(prepared: Prepared) -> Output:
+def _open_output(prepared: Prepared, say: Say) -> Output:
     from .detector.build import device_name, identity
     from .provenance import decoder_identity, notes_of
 
@@ -146,6 +149,7 @@ def _open_output(prepared: Prepared) -> Output:
         notes_of(device_name(prepared.device), prepared.synthetic),
         prepared.index,
         prepared.count,
+        say=say,
     )
 
 

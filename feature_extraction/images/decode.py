@@ -40,7 +40,7 @@ from ..config import DECODERS, Decoder
 from ..errors import ImageError
 from ..storage.source import Source
 from .files import MAX_PIXELS, open_for_good, open_regular
-from .jpeg import check_end_of_jpeg
+from .jpeg import check_complete
 from .quiet import quiet_pillow, too_large
 from .unknown import what_it_is
 
@@ -77,7 +77,8 @@ def read_image(path: str | os.PathLike[str], mode: Decoder = "proper") -> tuple[
     with quiet_pillow(), open_for_good(path) as (file, source), _opened(file) as image:
         pixels = _from_pil(image, mode)
         if mode == "proper" and image.format in ("JPEG", "MPO"):
-            check_end_of_jpeg(file)
+            file.seek(0)
+            check_complete(file.read(), image)
         return pixels, source
 
 

@@ -11,27 +11,20 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor
 
-from .. import catalog
-from ..errors import CheckpointError, DeviceError
-from .checkpoint import (
-    build,
-    file_sha256,
-    read_tensors,
-)
+from .. import catalog, machine
+from ..errors import CheckpointError, DeviceError, UsageError
+from .arithmetic import PRECISIONS as PRECISIONS
+from .arithmetic import Arithmetic, check_precision
+from .checkpoint import build, file_sha256, read_tensors
 from .config import DetectorConfig, read_config
 from .faster_rcnn import Detections
+from .layers import stored_as
+from .synthetic import looks_synthetic
 
 ENGINES: Final = ("native", "reference")
-PRECISIONS: Final = {
-    "float32": torch.float32,
-    "tf32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-"""float32 (TF32 off) is the published arithmetic; the others are faster and drift (README)."""
 
 
-class Detector(Protocol):
+class Model(Protocol):
     """What both engines offer; see detector.faster_rcnn for shapes."""
 
     def region_features(self, images: Tensor, regions: list[Tensor]) -> Tensor: ...
@@ -87,31 +80,56 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def prepare_arithmetic(device: torch.device, precision: str) -> None:
-    """Process-wide settings that decide bits: TF32 only if asked for, no algorithm chosen by timing."""
-    if precision not in PRECISIONS:
-        raise DeviceError(f"no precision {precision!r}: known are {', '.join(PRECISIONS)}")
-    if precision == "tf32" and device.type == "cpu":
-        raise DeviceError("precision tf32 needs a GPU; on a CPU choose float32 or bfloat16")
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    if device.type == "cpu" and "LOCAL_WORLD_SIZE" in os.environ:
-        # torchrun gives every process one thread unless told otherwise; share the cores instead
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
+def use_threads() -> int:
+    """Give PyTorch this process's share of the processors (never more than PyTorch took by itself, or the user's
+    OMP_NUM_THREADS); their number. For commands: in a program that uses the library, threads are the program's."""
+    share = machine.threads()
+    if "LOCAL_WORLD_SIZE" not in os.environ:  # torchrun gives every process one thread unless told otherwise
+        share = min(share, torch.get_num_threads())
+    torch.set_num_threads(share)
+    return share
 
 
 @dataclass(frozen=True)
-class Engine:
-    """A detector ready to run."""
+class Detector:
+    """A detector ready to run. What it computes depends on its own precision, whatever the process has set."""
 
     name: str
-    detector: Detector
+    """native or reference."""
+    model: Model
     config: DetectorConfig
     device: torch.device
+    precision: str
     passed_over: Sequence[str]
     """Tensors of the checkpoint that the detector has no use for."""
+    synthetic: bool
+    """Whether the weights are the seeded ones of scripts/dev/synthetic_checkpoint.py: no meaning in the features."""
+
+    @property
+    def detector(self) -> Detector:
+        """Its name of before."""
+        return self
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """The settings of PyTorch that hold while it computes."""
+        return Arithmetic(self.device.type, self.precision == "tf32")
+
+    @property
+    def emulated(self) -> bool:
+        """Whether this processor lacks the precision: results are rounded to it, float32 would take the same time."""
+        dtype = PRECISIONS[self.precision]
+        return self.name == "native" and stored_as(self.device, dtype) != dtype
+
+    def region_features(self, images: Tensor, regions: list[Tensor]) -> Tensor:
+        """fc6 (sum of R_i, F) float32 of given regions, image after image."""
+        with self.arithmetic.applied():
+            return self.model.region_features(images, regions)
+
+    def detect(self, images: Tensor) -> list[Detections]:
+        """Proposals, features and class scores of every image."""
+        with self.arithmetic.applied():
+            return self.model.detect(images)
 
 
 def identity(files: CheckpointFiles, name: str, device: torch.device, precision: str) -> dict[str, Any]:
@@ -126,17 +144,41 @@ def identity(files: CheckpointFiles, name: str, device: torch.device, precision:
     }
 
 
-def load(files: CheckpointFiles, name: str, device: torch.device, precision: str) -> Engine:
-    """Load the detector. Raises CheckpointError, DeviceError, or ImportError with the way out (reference)."""
-    prepare_arithmetic(device, precision)
+def is_synthetic(files: CheckpointFiles) -> bool:
+    """Whether the weights are the seeded ones of scripts/dev/synthetic_checkpoint.py. Raises CheckpointError."""
+    return looks_synthetic(read_tensors(files.model))
+
+
+def load_detector(files: CheckpointFiles, *, engine: str, device: torch.device, precision: str) -> Detector:
+    """Load the detector. Raises CheckpointError, DeviceError, or ReferenceMissing with the way out."""
+    if engine not in ENGINES:
+        raise UsageError(f"no engine {engine!r}: known are {', '.join(ENGINES)}")
+    check_precision(device, precision)
     config = read_config(files.config)
-    if name == "reference":
+    if engine == "reference" and PRECISIONS[precision] != torch.float32:
+        raise DeviceError(f"the reference engine computes in float32 or tf32, not in {precision}")
+    model: Model
+    passed_over: list[str] = []
+    if engine == "reference":
         from . import reference
 
-        if PRECISIONS[precision] != torch.float32:
-            raise DeviceError(f"the reference engine computes in float32 or tf32, not in {precision}")
-        return Engine(name, reference.load(files, device), config, device, ())
-    model, passed_over = build(files.model, config, read_tensors(files.model))
-    # Plain float32 convolutions on CUDA are made for (B, C, H, W) memory; oneDNN and tensor cores like channels last.
-    layout = torch.contiguous_format if device.type == "cuda" and precision == "float32" else torch.channels_last
-    return Engine(name, model.place(device, PRECISIONS[precision], layout), config, device, passed_over)
+        model = reference.load(files, device)
+        synthetic = is_synthetic(files)
+    else:
+        tensors = read_tensors(files.model)
+        native, passed_over = build(files.model, config, tensors)
+        synthetic = looks_synthetic(tensors)
+        # float32 convolutions on CUDA are made for (B, C, H, W) memory; oneDNN and tensor cores like channels last
+        plain = device.type == "cuda" and precision == "float32"
+        model = native.place(device, PRECISIONS[precision], torch.contiguous_format if plain else torch.channels_last)
+    return Detector(engine, model, config, device, precision, passed_over, synthetic)
+
+
+def load(files: CheckpointFiles, name: str, device: torch.device, precision: str) -> Detector:
+    """``load_detector`` under its name of before."""
+    return load_detector(files, engine=name, device=device, precision=precision)
+
+
+Engine = Detector
+prepare_arithmetic = check_precision
+"""Names of before."""

@@ -219,8 +219,13 @@ def use_threads(wanted: int) -> int:
     import torch
 
     by_user = os.environ.get("OMP_NUM_THREADS")
-    if wanted or not by_user or (by_user == "1" and machine.processes_here() > 1):
-        torch.set_num_threads(wanted or machine.threads())
+    if wanted:
+        torch.set_num_threads(wanted)
+    elif machine.processes_here() > 1:
+        if by_user in (None, "1"):
+            torch.set_num_threads(machine.threads())
+    elif not by_user:
+        torch.set_num_threads(min(machine.threads(), torch.get_num_threads()))
     return torch.get_num_threads()
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -132,7 +133,7 @@ def _filling_changes_nothing(content: bytes, layout: Layout, image: Image.Image)
     """Whether no stretch of data is too short."""
     filling = (_BEYOND_ARITHMETIC if layout.kind in ARITHMETIC else b"") + _FILLING
     cuts = [0, *layout.stretches]
-    pieces = [content[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    pieces = [content[a:b] for a, b in pairwise(cuts)]
     longer = filling.join([*pieces, content[cuts[-1] : layout.end]])
     with JpegImageFile(io.BytesIO(longer)) as variant:
         return np.array_equal(np.asarray(variant), np.asarray(image))

@@ -149,6 +149,8 @@ def test_what_does_not_need_torch_is_said_before_it_is_imported(tmp_path: Path) 
 
 
 def test_a_python_without_the_packages_is_told_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "images/val2014").mkdir(parents=True)
+    (tmp_path / "images/val2014/a.jpg").write_bytes(b"x")
     (tmp_path / "cv2.py").write_text("raise ModuleNotFoundError(\"No module named 'cv2'\", name='cv2')\n")
     done = subprocess.run(
         [sys.executable, "coco_extract_grid_feature.py", "--cocoroot", str(tmp_path)],

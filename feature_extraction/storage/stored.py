@@ -65,11 +65,12 @@ class Stored:
             last = None
             with contextlib.suppress(FileNotFoundError):
                 for last in scan(journal):
-                    self._take(last)
+                    self.take(last)
             if last is not None and last.status == "end":
                 self.ends[journal] = last
 
-    def _take(self, record: Record) -> None:
+    def take(self, record: Record) -> None:
+        """Take in what one record says."""
         if record.status == "done":
             self.foreign |= record.recipe != self._recipe
             if record.recipe in (None, self._recipe):
@@ -77,11 +78,15 @@ class Stored:
         elif record.status == "same" and record.source is not None:
             self.remember(record.id, record.source)
         elif record.status == "void":
-            self._void.add((record.id, str(record.more.get("place"))))
+            self.forget(record.id, str(record.more.get("place")))
 
     def remember(self, image_id: str, source: Source) -> None:
         """``source`` is another file, or the same one touched, with bytes that features are stored of."""
         self._same.setdefault(image_id, []).append(source)
+
+    def forget(self, image_id: str, place: str) -> None:
+        """What is stored of the image at ``place`` is damaged."""
+        self._void.add((image_id, place))
 
     def ids(self) -> Iterator[str]:
         """Of all images of which features are stored."""

@@ -25,13 +25,15 @@ from typing import Final
 
 from feature_extraction import catalog
 from feature_extraction.errors import DownloadError, UnknownName
-from scripts.download.ensure import ensure
-from scripts.download.fetch import Download, ask
-from scripts.download.files import existing, printable, room
-from scripts.download.part import remove_leftovers
-from scripts.download.plan import Plan, nlvr2
-from scripts.download.policy import RetryPolicy, Run, Stopped
-from scripts.download.record import LockFile
+from feature_extraction.names import printable
+
+from .ensure import ensure
+from .fetch import Download, ask
+from .files import existing, room
+from .part import remove_leftovers
+from .plan import Plan, nlvr2
+from .policy import RetryPolicy, Run, Stopped
+from .record import LockFile
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 

@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from feature_extraction.errors import DownloadError
-from scripts.download.files import printable
-from scripts.download.policy import SLOW
+from feature_extraction.names import printable
+
+from .policy import SLOW
 
 PIECE: Final = 1 << 20
 MOST_HEADERS: Final = 1 << 20

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 
 from feature_extraction.errors import DownloadError
-from scripts.download.fetch import Download, fetch
-from scripts.download.files import exclusive, printable
-from scripts.download.policy import Run, Stopped
-from scripts.download.record import LockFile
-from scripts.download.unpack import unpack
+from feature_extraction.names import printable
+
+from .fetch import Download, fetch
+from .files import exclusive
+from .policy import Run, Stopped
+from .record import LockFile
+from .unpack import unpack
 
 
 def ensure(download: Download, lock: LockFile, run: Run, *, keep: bool = False) -> str:

@@ -21,13 +21,15 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from feature_extraction.errors import DownloadError
-from scripts.download.curl import FINAL_EXITS, HTTP_ERROR, Answer, Outcome, Request, Timeouts
-from scripts.download.files import printable, room, sha256
-from scripts.download.part import Part
-from scripts.download.policy import SLOW, Run
-from scripts.download.record import Known, LockFile
-from scripts.download.validate import HEAD, announced_too_much, cap, is_cut_short, not_of_its_kind
-from scripts.download.version import Version
+from feature_extraction.names import printable
+
+from .curl import FINAL_EXITS, HTTP_ERROR, Answer, Outcome, Request, Timeouts
+from .files import room, sha256
+from .part import Part
+from .policy import SLOW, Run
+from .record import Known, LockFile
+from .validate import HEAD, announced_too_much, cap, is_cut_short, not_of_its_kind
+from .version import Version
 
 FINAL_STATUS: Final = (400, 401, 403, 404, 405, 406, 410, 451)
 """HTTP answers that another try will not change."""

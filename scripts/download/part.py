@@ -11,8 +11,10 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from scripts.download.files import atomic_write, sync
-from scripts.download.version import Version, boot
+from feature_extraction.storage.files import atomic_write
+
+from .files import sync
+from .version import Version, boot
 
 SYNC_EVERY: Final = 256 << 20
 """After a power cut at most so much is fetched again: what was not synced may be zeros by then."""
@@ -21,8 +23,11 @@ MOST_RECORD: Final = 1 << 16
 
 def remove_leftovers(path: Path) -> None:
     """What a process that was killed in its last step left beside the whole file."""
-    for ending in (".part.json", ".part.json.new"):
-        path.with_name(path.name + ending).unlink(missing_ok=True)
+    about = path.with_name(path.name + ".part.json")
+    about.unlink(missing_ok=True)
+    for half in path.parent.iterdir():  # as atomic_write names what it has not finished
+        if half.name.startswith(f".{about.name[:40]}."):
+            half.unlink(missing_ok=True)
 
 
 class Part:

@@ -9,8 +9,9 @@ from typing import Final
 
 from feature_extraction import catalog
 from feature_extraction.errors import DownloadError
-from scripts.download.fetch import Download
-from scripts.download.files import printable
+from feature_extraction.names import printable
+
+from .fetch import Download
 
 # archive -> the folder in it that holds the images, and where that folder belongs below the data set's root
 UNPACKED: Final = {
@@ -62,11 +63,9 @@ class Plan:
             yield from self._features(data) if args.what == "features" else self._images(data)
 
     def _features(self, data: catalog.DataSet) -> Iterator[Download]:
-        for split in data.splits:
-            for kind in catalog.KINDS:
-                path = data.features_file(self.args.published / data.folder, split, kind)
-                key = f"{data.published_folder}/{path.name}"
-                yield self._download(key, f"{catalog.FEATURES_BASE_URL}/{key}", path)
+        for file in (f for f in catalog.feature_files() if f.data is data):
+            url = f"{catalog.FEATURES_BASE_URL}/{file.published_name}"
+            yield self._download(file.published_name, url, file.path(self.args.published))
 
     def _images(self, data: catalog.DataSet) -> Iterator[Download]:
         root = self.args.datasets / data.folder

@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from feature_extraction.errors import DownloadError
-from scripts.download.files import printable
+from feature_extraction.names import printable
 
 SLOW: Final = 1024
 """Bytes per second below which a server counts as silent."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from feature_extraction.errors import DownloadError
-from scripts.download.files import atomic_write, printable
+from feature_extraction.names import printable
+from feature_extraction.storage.files import atomic_write
 
 MOST_BYTES: Final = 4 << 20
 
@@ -62,5 +63,5 @@ class LockFile:
             return {str(key): Known.read(entry) for key, entry in json.loads(content).items()}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DownloadError(
-                f"{printable(self.path)} is not a lock file ({printable(error)}): restore it, or delete it"
+                f"{printable(self.path)} is not a lock file ({printable(str(error))}): restore it, or delete it"
             ) from error

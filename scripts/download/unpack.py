@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Final
 
 from feature_extraction.errors import DownloadError
-from scripts.download.files import exclusive, printable, room, sync
-from scripts.download.policy import Stopped
+from feature_extraction.names import printable
+
+from .files import exclusive, room, sync
+from .policy import Stopped
 
 COMPONENT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\- ]*")
 """A file or folder name of an image archive. No leading dot, so neither "." nor "..", nor hidden files."""
@@ -74,7 +76,9 @@ def unpack(
                 "Nothing of it was kept"
             ) from error
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-            raise DownloadError(f"{printable(path)} is damaged: {printable(error)}. Nothing of it was kept") from error
+            raise DownloadError(
+                f"{printable(path)} is damaged: {printable(str(error))}. Nothing of it was kept"
+            ) from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
 

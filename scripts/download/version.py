@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from feature_extraction.errors import DownloadError
-from scripts.download.files import printable
+from feature_extraction.names import printable
 
 STRONG_ETAG: Final = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
 KEYS: Final = ("content-length", "etag", "last-modified")

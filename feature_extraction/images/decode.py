@@ -152,6 +152,8 @@ def _proper(image: Image.Image) -> npt.NDArray[np.uint8]:
         return pixels
     if image.mode == "RGB":
         return np.array(image)
+    if image.mode == "La":
+        image = image.convert("LA")  # to RGB there is no direct way
     if image.mode[0] in "IF":
         full_range = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
         gray = _to_8_bits(np.asarray(image), full_range)

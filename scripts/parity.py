@@ -29,7 +29,6 @@ from feature_extraction.images.decode import read_image
 from feature_extraction.names import printable
 from feature_extraction.progress import Clock
 
-ROOT: Final = Path(__file__).resolve().parents[1]
 SUFFIXES: Final = (".jpg", ".jpeg", ".png")
 
 
@@ -107,7 +106,9 @@ def chosen(folder: Path, count: int) -> list[Path]:
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder of images, searched recursively")
-    parser.add_argument("--checkpoint_dir", type=Path, default=ROOT / "feature_extraction" / "mask_rcnn_ckpt")
+    parser.add_argument(
+        "--checkpoint_dir", type=Path, help="folder of the detector's files (./mask_rcnn_ckpt, or the checkout's)"
+    )
     parser.add_argument("--count", type=int, default=20, help="images, evenly spread (%(default)s)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the native engine (%(default)s)")

@@ -49,8 +49,7 @@ REVERSED: Final = (
 COLOURS: Final = {RGB: 3, CMYK: 4, YCBCR: 3, CIELAB: 3}
 """Samples of a pixel, without the extra ones; 1 for the others."""
 RAW, JPEG = 1, 7
-BLACK_AND_WHITE_CODES: Final = (2, 3, 4)
-"""CCITT fax."""
+FAX_CODES: Final = (2, 3, 4)
 GENERAL_CODES: Final = (5, 8, 32946, 34925, 50000)
 """LZW, deflate (new and old number), LZMA, Zstandard: those that go with predictors."""
 PACKBITS: Final = 32773
@@ -177,9 +176,9 @@ def _why_not_packed(layout: Layout, bits: int, tags: ImageFileDirectory_v2) -> s
         alpha = layout.photometric == RGB and layout.extra == (2,)
         if not (bits == 8 and (plain or alpha)) and (code == RAW or not single):
             return str(layout)
-    if code in BLACK_AND_WHITE_CODES:
-        known = bits == 1 and single
-    elif code == JPEG:
+    if code in FAX_CODES:
+        return f"{layout}, as a fax is compressed (damage would go unnoticed)"
+    if code == JPEG:
         known = bits == 8 and layout.photometric in (BLACK_IS_ZERO, RGB, YCBCR) and not layout.extra
     else:
         known = code in (RAW, PACKBITS, *GENERAL_CODES)

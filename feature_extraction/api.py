@@ -14,7 +14,7 @@ from PIL import Image
 
 from .config import Boxes, Decoder, Engine, ExtractConfig, Grid, Precision, Spec
 from .detector.build import choose_device, load_detector
-from .detector.config import find_checkpoint
+from .detector.files import find_checkpoint
 from .errors import ImageError
 from .features import Arrays, computation_of, compute
 from .images.decode import decode_image
@@ -114,9 +114,7 @@ class FeatureExtractor:
         spec = Grid(grid_size=grid_size, imsize=imsize)
         return [GridFeatures(arrays["features"]) for arrays in self._each(images, spec)]
 
-    def boxes(
-        self, images: ImageLike | Sequence[ImageLike], num_boxes: int = Boxes.num_boxes
-    ) -> list[BoxFeatures]:
+    def boxes(self, images: ImageLike | Sequence[ImageLike], num_boxes: int = Boxes.num_boxes) -> list[BoxFeatures]:
         """The ``num_boxes`` best boxes of each image, in the order given. Raises ImageError as ``grid``."""
         return [
             BoxFeatures(a["features"], a["boxes"], a["obj_id"], a["cls_prob"], int(a["img_w"]), int(a["img_h"]))

@@ -1,8 +1,8 @@
 """Which images share a batch, and decoding ahead of the detector.
 
-Which images share a batch depends on the list alone, not on what is done or on the number of processes: the last bits of
-a feature may depend on the batch it was computed in. Images are cut into windows; every n-th window is one process's;
-within one, images of the same network size are put together.
+Which images share a batch depends on the list alone, not on what is done or on the number of processes: the last bits
+of a feature may depend on the batch it was computed in. Images are cut into windows; every n-th window is one
+process's; within one, images of the same network size are put together.
 """
 
 from __future__ import annotations
@@ -83,12 +83,12 @@ def _same_size(
             yield group[start : start + batch_size]
 
 
-def of_one_size(items: Iterable[Item]) -> Iterator[list[Item]]:
+def of_one_size(items: Iterable[Item]) -> Iterator[list[tuple[Item, NetworkInput]]]:
     """The items that were read, in groups of one network size: a header may lie, what was decoded decides."""
-    shapes = [(item, item.outcome.pixels.shape) for item in items if isinstance(item.outcome, NetworkInput)]
-    shapes.sort(key=lambda pair: pair[1])
-    for _, group in itertools.groupby(shapes, key=lambda pair: pair[1]):
-        yield [item for item, _ in group]
+    read = [(item, item.outcome) for item in items if isinstance(item.outcome, NetworkInput)]
+    read.sort(key=lambda pair: pair[1].pixels.shape)
+    for _, group in itertools.groupby(read, key=lambda pair: pair[1].pixels.shape):
+        yield list(group)
 
 
 def read_ahead(
@@ -101,23 +101,31 @@ def read_ahead(
     """Batches decoded by a pool of threads, in order, at most about two images per worker and one batch ahead.
 
     Ends early when ``stopping`` is set."""
-    ahead: deque[list[Future[Item]]] = deque()
-    source = iter(batches)
-    exhausted = False
-    with ThreadPoolExecutor(workers, "decode") as pool:
-        try:
-            while not stopping.is_set():
-                while not exhausted and (not ahead or sum(map(len, ahead)) < 2 * workers):
-                    batch, skipped = next(source, ((), 0))
-                    exhausted = not batch
-                    progress.skip(skipped)
-                    if batch:
-                        ahead.append([pool.submit(load, image) for image in batch])
-                if not ahead:
-                    return
-                with progress.clock("wait for decode"):
-                    items = [future.result() for future in ahead.popleft()]
-                if not stopping.is_set():
-                    yield items
-        finally:
-            pool.shutdown(cancel_futures=True)
+    pool = ThreadPoolExecutor(workers, "decode")
+    try:
+        for futures in _started_ahead(_started(pool, load, batches, progress), 2 * workers):
+            with progress.clock("wait for decode"):
+                items = [future.result() for future in futures if not stopping.is_set()]
+            if stopping.is_set():
+                return
+            yield items
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _started(
+    pool: ThreadPoolExecutor, load: Load, batches: Iterable[tuple[Sequence[ImageFile], int]], progress: Progress
+) -> Iterator[list[Future[Item]]]:
+    for batch, skipped in batches:
+        progress.skip(skipped)
+        yield [pool.submit(load, image) for image in batch]
+
+
+def _started_ahead(started: Iterator[list[Future[Item]]], most: int) -> Iterator[list[Future[Item]]]:
+    """The same, a batch and about ``most`` images before they are asked for."""
+    waiting: deque[list[Future[Item]]] = deque()
+    for futures in started:
+        waiting.append(futures)
+        if len(waiting) > 1 and sum(map(len, waiting)) >= most:
+            yield waiting.popleft()
+    yield from waiting

@@ -70,7 +70,7 @@ class DataSet:
         return root / "images" / split.folder
 
     def features_file(self, root: Path, split: Split, suffix: str, *, encoder: str = "maskrcnn") -> Path:
-        """Published path of a feature file, e.g. ``<root>/features/maskrcnn_train_grid8.h5``; the suffix is a spec's."""
+        """Published path of a feature file, ``<root>/features/maskrcnn_train_grid8.h5``; the suffix is a spec's."""
         return root / "features" / f"{'_'.join(filter(None, (encoder, split.name, suffix)))}.h5"
 
 
@@ -111,6 +111,7 @@ def kmeans_sources() -> dict[str, tuple[DataSet, Split]]:
 
 
 # --- the 16 feature files ---------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class FeatureFile:

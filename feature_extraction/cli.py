@@ -68,7 +68,8 @@ def _add_flags(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
     published = parser.add_argument_group("published flags")
     ours = parser.add_argument_group("further flags")
     for kind in kinds:
-        SPEC_FLAGS[kind](published, ours)
+        if kind in SPEC_FLAGS:  # a kind without settings needs none
+            SPEC_FLAGS[kind](published, ours)
     published.add_argument("--batch_size", type=positive, default=DEFAULTS["batch_size"], help="images of one size per batch (%(default)s)")  # fmt: skip # noqa: E501
     published.add_argument("--backbone", choices=["maskrcnn"], default="maskrcnn", help="the only one")
     add = ours.add_argument
@@ -114,7 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", help="train, valid or test")
     parser.add_argument("--root", type=Path, help="root folder of the data set (datasets/NAME)")
     parser.add_argument(
-        "--images", type=Path, help="any folder of images, searched recursively, one image, or a list.txt; with --output"
+        "--images",
+        type=Path,
+        help="any folder of images, searched recursively, one image, or a list.txt; with --output",
     )
     parser.add_argument("--kind", choices=list(SPECS), default=Grid.name, help="(%(default)s)")
     _add_flags(parser, list(SPECS))
@@ -238,7 +241,9 @@ def _print_report(report: Report) -> None:
         return
     of_published = f" of the {report.published:,} of the published split" if report.published else ""
     synthetic = ", SYNTHETIC weights" if report.synthetic else ""
-    say(f"{report.output}: features of {outcome.images:,} images{of_published}, {len(outcome.failed)} failed{synthetic}")
+    say(
+        f"{report.output}: features of {outcome.images:,} images{of_published}, {len(outcome.failed)} failed{synthetic}"
+    )
     if outcome.dropped:
         say(f"  {len(outcome.dropped):,} images are no longer in the folder and were dropped: {_some(outcome.dropped)}")
     for failure in outcome.failed[:20]:

@@ -1,4 +1,4 @@
-"""``xlxmert-features COMMAND ...``: every command of the kit by one name. A command's module is loaded when it is called."""
+"""``xlxmert-features COMMAND ...``: every command of the kit by one name, its module loaded when it is called."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"xlxmert-features {__version__}")
         return 0
     if arguments[0] not in COMMANDS:
-        print(f"xlxmert-features: error: no command {arguments[0]!r}; {nearest(arguments[0], list(COMMANDS))}", file=sys.stderr)
+        known = nearest(arguments[0], list(COMMANDS))
+        print(f"xlxmert-features: error: no command {arguments[0]!r}; {known}", file=sys.stderr)
         return EXIT_USAGE
     module, _, function = COMMANDS[arguments[0]][0].partition(":")
     code: int = getattr(import_module(module), function)(arguments[1:])

@@ -1,5 +1,7 @@
-"""One extraction, described: what is computed (``Grid``, ``Boxes``) and of what. The command line and Python fill in the
-same dataclasses, so defaults and choices are written here and nowhere else. Standard library only.
+"""One extraction, described: what is computed (``Grid``, ``Boxes``) and of what.
+
+The command line and Python fill in the same dataclasses: defaults and choices are written here and nowhere else.
+Standard library only.
 """
 
 from __future__ import annotations

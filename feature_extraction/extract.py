@@ -1,4 +1,4 @@
-"""The main path: reader -> features -> writer. Every image travels with its own outcome: arrays, or why there are none."""
+"""The main path: reader -> features -> writer. Every image travels with its outcome: arrays, or why there are none."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Extraction:
         progress: Progress,
         stopping: threading.Event,
     ) -> list[Failure]:
-        """Features of the images of the windows ``mine`` whose ids are in ``todo``, into ``output``; returns what failed.
+        """Features of the images of the windows ``mine`` with ids in ``todo``, into ``output``; returns what failed.
 
         Ends early, with everything computed so far on the disk, when ``stopping`` is set."""
         failures: list[Failure] = []
@@ -72,6 +72,6 @@ class Extraction:
     def _computed(self, items: list[Item], clock: Clock) -> Iterator[Item]:
         yield from (item for item in items if isinstance(item.outcome, ImageError))
         for same in of_one_size(items):
-            inputs = [item.outcome for item in same]
-            for item, result in zip(same, compute(self.detector, self.computation, inputs, clock), strict=True):
+            results = compute(self.detector, self.computation, [pixels for _, pixels in same], clock)
+            for (item, _), result in zip(same, results, strict=True):
                 yield item.now(result)

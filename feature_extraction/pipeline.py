@@ -9,22 +9,30 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import catalog, machine
 from .config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, ExtractConfig
 from .errors import StoreError, UsageError
-from .images.listing import Failure, ImageFile, Listing, file_sha256, list_images, stamp
-from .storage.output import FileStamp, Outcome, Output
+from .images.files import file_sha256, stamp
+from .images.listing import Failure, ImageFile, Listing, list_images
+from .storage.assemble import Outcome
+from .storage.output import Output
+from .storage.source import FileStamp
 
 if TYPE_CHECKING:
     import torch
 
-    from .detector.config import CheckpointFiles, DetectorConfig
+    from .detector.config import DetectorConfig
+    from .detector.files import CheckpointFiles
 
 Say = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +67,10 @@ class Report:
     synthetic: bool = False
     stages: str = ""
     """Seconds per stage; empty where nothing was computed."""
-    exit_code: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "exit_code", self._exit_code())
-
-    def _exit_code(self) -> int:
+    @property
+    def exit_code(self) -> int:
+        """0: all images; 3: some failed; 1: nothing done, or stopped."""
         if self.stopped:
             return EXIT_NOTHING
         if self.outcome is None:
@@ -75,19 +81,19 @@ class Report:
         return EXIT_SOME_FAILED if self.outcome.failed else EXIT_ALL
 
 
-def extract(config: ExtractConfig, stopping: threading.Event, say: Say = lambda _: None) -> Report:
+def extract(config: ExtractConfig, stopping: threading.Event, say: Say = _silent) -> Report:
     """Run one process's share of an extraction.
 
     Raises a KitError for whatever a user can mend; what was computed so far is kept."""
+    if machine.rank_and_world()[0]:
+        say = _silent  # of several processes that one command started, the first speaks
     prepared = prepare(config, say)
-    report = {
-        "output": config.output,
-        "share": (prepared.index, prepared.count),
-        "published": _published_images(config),
-        "synthetic": prepared.synthetic,
-    }
+    report = Report(
+        output=config.output, share=(prepared.index, prepared.count), published=_published_images(config),
+        synthetic=prepared.synthetic,
+    )  # fmt: skip
     try:
-        with closing(_open_output(prepared)) as output:
+        with closing(_open_output(prepared, say)) as output:
             todo = missing(prepared, output, say)
             failures = list(prepared.listing.failures) if prepared.index == 0 else []
             stages = ""
@@ -95,9 +101,9 @@ def extract(config: ExtractConfig, stopping: threading.Event, say: Say = lambda 
                 found, stages = _extract_missing(prepared, output, todo, stopping, say)
                 failures += found
                 if stopping.is_set():
-                    return Report(**report, failures=failures, stopped=True, stages=stages)
+                    return replace(report, failures=failures, stopped=True, stages=stages)
             outcome = output.finish(_Stamps(prepared.listing.images), [asdict(failure) for failure in failures])
-            return Report(**report, outcome=outcome, failures=failures, stages=stages)
+            return replace(report, outcome=outcome, failures=failures, stages=stages)
     except OSError as error:
         raise StoreError(
             f"{error}. Every image computed so far is kept beside {config.output}; mend the cause and run the same "
@@ -112,30 +118,29 @@ def prepare(config: ExtractConfig, say: Say) -> Prepared:
     rank, world = machine.rank_and_world()
     shard, shards = config.shard
     index, count = shard * world + rank, shards * world
-    if index == 0:
-        say(f"reading the names in {config.images}")
-    listing = list_images(config.images, config.pattern, config.recursive, own=config.output)
+    say(f"reading the names in {config.images}")
+    listing = list_images(config.images, config.pattern, config.recursive)
 
-    from .detector.config import find_checkpoint, read_config
+    from .detector.config import read_config
+    from .detector.files import find_checkpoint
 
     files = find_checkpoint(config.checkpoint_dir)
     architecture = read_config(files.config)
-    say_once = say if index == 0 else lambda _: None
-    say_once(f"checkpoint: {files.model} ({files.model.stat().st_size / 1e9:.2f} GB)")
+    say(f"checkpoint: {files.model} ({files.model.stat().st_size / 1e9:.2f} GB)")
 
     from .detector.build import choose_device, is_synthetic
 
     device = choose_device(config.device)
     synthetic = is_synthetic(files)
     if synthetic:
-        say_once("SYNTHETIC weights: the features have the right shapes and cost, and no meaning")
+        say("SYNTHETIC weights: the features have the right shapes and cost, and no meaning")
     return Prepared(
         config=config, listing=listing, files=files, architecture=architecture, device=device, synthetic=synthetic,
         index=index, count=count,
     )  # fmt: skip
 
 
-def _open_output(prepared: Prepared) -> Output:
+def _open_output(prepared: Prepared, say: Say) -> Output:
     from .detector.build import device_name, identity
     from .provenance import decoder_identity, notes_of
 
@@ -148,6 +153,7 @@ def _open_output(prepared: Prepared) -> Output:
         notes_of(device_name(prepared.device), prepared.synthetic),
         prepared.index,
         prepared.count,
+        say=say,
     )
 
 
@@ -175,11 +181,8 @@ def missing(prepared: Prepared, output: Output, say: Say) -> set[str]:
 
 
 def _is_current(output: Output, image: ImageFile) -> bool:
-    try:
-        now = stamp(image.path)
-        return output.is_current(image.id, now.path, now.size, now.mtime_ns, lambda: file_sha256(image.path))
-    except OSError:
-        return False  # it will fail when it is decoded, with the reason
+    now = stamp(image.path)
+    return output.is_current(image.id, now.path, now.size, now.mtime_ns, lambda: file_sha256(image.path))
 
 
 def _extract_missing(
@@ -197,12 +200,9 @@ def _extract_missing(
     output.check_room(len(prepared.listing.images), size)
     threads = use_threads(config.threads)
     workers = config.workers or max(2, min(8, machine.threads()))
-    if prepared.index == 0:
-        say(f"loading the detector on {prepared.device}; {workers} decoding threads, {threads} computing threads")
-    detector = load_detector(
-        prepared.files, engine=config.engine, device=prepared.device, precision=config.precision
-    )
-    if detector.passed_over and prepared.index == 0:
+    say(f"loading the detector on {prepared.device}; {workers} decoding threads, {threads} computing threads")
+    detector = load_detector(prepared.files, engine=config.engine, device=prepared.device, precision=config.precision)
+    if detector.passed_over:
         names = ", ".join(detector.passed_over[:8])
         say(f"checkpoint: {len(detector.passed_over)} tensors without use here: {names}")
     extraction = Extraction(
@@ -222,8 +222,13 @@ def use_threads(wanted: int) -> int:
     import torch
 
     by_user = os.environ.get("OMP_NUM_THREADS")
-    if wanted or not by_user or (by_user == "1" and machine.processes_here() > 1):
-        torch.set_num_threads(wanted or machine.threads())
+    if wanted:
+        torch.set_num_threads(wanted)
+    elif machine.processes_here() > 1:
+        if by_user in (None, "1"):
+            torch.set_num_threads(machine.threads())
+    elif not by_user:
+        torch.set_num_threads(min(machine.threads(), torch.get_num_threads()))
     return torch.get_num_threads()
 
 
@@ -246,4 +251,3 @@ class _Stamps(Mapping[str, FileStamp]):
 
     def __len__(self) -> int:
         return len(self._paths)
-

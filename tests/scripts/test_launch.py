@@ -475,14 +475,16 @@ def test_setup_shows_one_line_a_package() -> None:
         "Collecting torch==2.13.0 (from again)",
         "Collecting Numpy==2.4.6",
         "  Using cached numpy-2.4.6.whl (17 MB)",
+        "Processing /srv/wheels/faiss_cpu-1.15.1-cp312-cp312-manylinux.whl (from xlxmert-features==1.0.0)",
         "Installing collected packages: numpy, torch",
         "Successfully installed numpy-2.4.6 torch-2.13.0",
     ]
     assert [shown for line in said if (shown := progress.line(line.strip()))] == [
-        "setup: 1 of 3: torch",
-        "setup:     195.3 MB, torch-2.13.0%2Bcpu-cp312.whl",
-        "setup: 2 of 3: Numpy",
-        "setup: installing",
+        "setup: package 1 of at most 3: torch",
+        "setup:     downloading torch-2.13.0, 195.3 MB",
+        "setup: package 2 of at most 3: numpy",
+        "setup: package 3 of at most 3: faiss-cpu",
+        "setup: installing them, which takes a minute",
     ]
 
 
@@ -493,7 +495,7 @@ def test_setup_that_fails_shows_why(capsys: pytest.CaptureFixture[str]) -> None:
         "Collecting a",
         "ERROR: No matching distribution",
     ]
-    assert capsys.readouterr().out == "setup: 1 of 5: a\n"
+    assert capsys.readouterr().out == "setup: package 1 of at most 5: a\n"
     assert "No matching" in log.getvalue()
 
 

@@ -305,14 +305,16 @@ class JournalWriter:
                 raise
             file.close()  # its last owner removed it between our opening and locking it
 
-    def add(self, image_id: str, arrays: Mapping[str, NDArray[Any]], source: Source | None, recipe: str | None) -> None:
+    def add(
+        self, image_id: str, arrays: Mapping[str, NDArray[Any]], source: Source | None, recipe: str | None
+    ) -> Record:
         """Append the features of one image."""
         more: dict[str, Any] = {"crc32": [checksum(a) for a in arrays.values()]}
         if source is not None:
             more["source"] = source.described()
         if recipe is not None:
             more["recipe"] = recipe
-        self._append("done", image_id, arrays, more)
+        return self._append("done", image_id, arrays, more)
 
     def same(self, image_id: str, source: Source) -> None:
         """Append that the file ``source`` now has the bytes that features are stored of."""
@@ -351,12 +353,13 @@ class JournalWriter:
 
     def _append(
         self, status: Status, image_id: str, arrays: Mapping[str, NDArray[Any]], more: Mapping[str, Any]
-    ) -> None:
+    ) -> Record:
         layout = [[name, a.dtype.str, list(a.shape)] for name, a in arrays.items()]
         described = {"status": status, "id": image_id, "arrays": layout, "time": round(time.time(), 3), **more}
         raw = json.dumps(described).encode()
         payload = b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values())
-        head = HEAD.pack(MAGIC, len(raw), len(payload), zlib.crc32(raw), zlib.crc32(payload))
+        payload_crc = zlib.crc32(payload)
+        head = HEAD.pack(MAGIC, len(raw), len(payload), zlib.crc32(raw), payload_crc)
         record = head + HEAD_CRC.pack(zlib.crc32(head)) + raw + payload
         with self._lock:
             self._check()
@@ -365,7 +368,8 @@ class JournalWriter:
             except OSError as error:
                 self._failed = error  # a torn record, and nothing behind it
                 raise
-            self.length += len(record)
+            start, self.length = self.length, self.length + len(record)
+        return _record(self.path, described, start, start + WHOLE_HEAD + len(raw), len(payload), payload_crc, {})
 
 
 def _sound_end(journal: Path) -> tuple[int, list[Record]]:

@@ -65,7 +65,6 @@ class Output:
         """After ``finish`` returned None: the shares that have not ended, counted from 0."""
         self._recipe = recipe_digest(identity)
         self._say = say
-        self._added: set[str] = set()
         self._pinned = False
         with _one_line(f"{path} cannot be made"), contextlib.ExitStack() as stack:
             self._finished = open_finished(path)
@@ -96,7 +95,7 @@ class Output:
 
     def known(self, image_id: str) -> bool:
         """Whether features of the image are stored, of whatever bytes."""
-        return image_id in self._added or self._stored.knows(image_id)
+        return self._stored.knows(image_id)
 
     def check_room(self, images: int, bytes_per_image: int) -> None:
         """Raise StoreError if the disk cannot take what is missing of ``images`` and the assembled file beside it."""
@@ -113,8 +112,8 @@ class Output:
         with self._kept():
             if not self._pinned:
                 self._pin()
-            self._journal.add(image_id, {k: np.asarray(v) for k, v in arrays.items()}, source, self._recipe)
-            self._added.add(image_id)
+            record = self._journal.add(image_id, {k: np.asarray(v) for k, v in arrays.items()}, source, self._recipe)
+            self._stored.take(record)
 
     def sync(self) -> None:
         """Return when everything added is on the disk."""
@@ -253,6 +252,7 @@ class Output:
         )  # fmt: skip
 
     def _void(self, image_id: str, place: str) -> None:
+        self._stored.forget(image_id, place)
         self._journal.void(image_id, place)
         self._journal.sync()
 

@@ -11,6 +11,7 @@ import h5py
 
 from ..errors import StoreError
 from . import files, store
+from .guard import CutOff, NotThere
 from .journal import Arrays, Damaged, Record, checksum, scan
 from .source import FileStamp, Source
 
@@ -50,7 +51,7 @@ class Stored:
 
     def __init__(self, finished: h5py.File | None, recipe: str) -> None:
         self._finished, self._recipe = finished, recipe
-        self.in_file: set[str] = set(finished) if finished is not None else set()
+        self.in_file: set[str] = set(store.image_ids(finished)) if finished is not None else set()
         self._records: dict[str, list[Record]] = {}
         self._same: dict[str, list[Source]] = {}
         self._void: set[tuple[str, str]] = set()
@@ -65,11 +66,12 @@ class Stored:
             last = None
             with contextlib.suppress(FileNotFoundError):
                 for last in scan(journal):
-                    self._take(last)
+                    self.take(last)
             if last is not None and last.status == "end":
                 self.ends[journal] = last
 
-    def _take(self, record: Record) -> None:
+    def take(self, record: Record) -> None:
+        """Take in what one record says."""
         if record.status == "done":
             self.foreign |= record.recipe != self._recipe
             if record.recipe in (None, self._recipe):
@@ -77,11 +79,15 @@ class Stored:
         elif record.status == "same" and record.source is not None:
             self.remember(record.id, record.source)
         elif record.status == "void":
-            self._void.add((record.id, str(record.more.get("place"))))
+            self.forget(record.id, str(record.more.get("place")))
 
     def remember(self, image_id: str, source: Source) -> None:
         """``source`` is another file, or the same one touched, with bytes that features are stored of."""
         self._same.setdefault(image_id, []).append(source)
+
+    def forget(self, image_id: str, place: str) -> None:
+        """What is stored of the image at ``place`` is damaged."""
+        self._void.add((image_id, place))
 
     def ids(self) -> Iterator[str]:
         """Of all images of which features are stored."""
@@ -148,9 +154,19 @@ class Stored:
 
 def open_finished(output: Path) -> h5py.File | None:
     """The file at the final path; None where there is none. Raises StoreError for what is no feature file of ours."""
-    if not output.exists():
-        return None
-    file = store.open_features(output)
+    deadline = files.Deadline(files.patience(output.parent))
+    shared = files.patience(output.parent) > files.PATIENCE_HERE
+    while True:
+        if not output.exists():
+            return None
+        try:
+            file = store.open_features(output)
+            break
+        except NotThere:
+            return None
+        except CutOff:  # another machine may just have written it: its size as seen here is that of the one before
+            if not shared or not deadline.wait():
+                raise
     if not store.provenance(file):
         file.close()
         raise StoreError(

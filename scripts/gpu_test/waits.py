@@ -67,8 +67,8 @@ def _waits(name: str, args: Any, kwargs: Any) -> bool:
 
 @contextmanager
 def counting() -> Iterator[Counter[str]]:
-    """Waits of what runs inside, by operation, on tensors made by ``mark``; iterations look at their end as rarely as on
-    a GPU."""
+    """Waits of what runs inside, by operation, on tensors made by ``mark``; iterations look at their end as rarely
+    as on a GPU."""
     _OnDevice.counted = Counter()
     with patch.object(boxes, "rounds_between_looks", lambda _: boxes.ROUNDS_ON_A_GPU):
         yield _OnDevice.counted

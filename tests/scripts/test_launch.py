@@ -404,8 +404,8 @@ def test_processes_follow_gpus_or_are_set() -> None:
         here = Launcher(Settings({}, ["RUN=host", *words]), dry_run=True)
         return here.command(here.extract(FILES["vg-grid"])).shown()
 
-    assert "torchrun --standalone --nproc_per_node 4 " in line("GPUS=4")
-    assert "torchrun --standalone --nproc_per_node 2 " in line("GPUS=0", "PROCESSES=2")
+    assert "torchrun --standalone --local-addr 127.0.0.1 --nproc_per_node 4 " in line("GPUS=4")
+    assert "torchrun --standalone --local-addr 127.0.0.1 --nproc_per_node 2 " in line("GPUS=0", "PROCESSES=2")
     assert "torchrun" not in line("GPUS=1") + line("GPUS=0") + line("GPUS=4", "PROCESSES=1")
     assert " --device cpu" in line("GPUS=0")
     assert " --device cpu" not in line("GPUS=1") + line("GPUS=0", "EXTRACT_FLAGS=--device cuda")

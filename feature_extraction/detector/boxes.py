@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -57,9 +58,13 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack([x, y], dim=-1).flatten(-2)
 
 
+ROUNDS_ON_A_GPU: Final = 8
+"""Rounds of an iteration before its end is asked for: a GPU's answer is waited for longer than a round takes."""
+
+
 def rounds_between_looks(boxes: Tensor) -> int:
-    """Rounds of an iteration before its end is asked for: a GPU's answer is waited for longer than a round takes."""
-    return 1 if boxes.device.type == "cpu" else 8
+    """Rounds of an iteration before its end is asked for, where these boxes lie."""
+    return 1 if boxes.device.type == "cpu" else ROUNDS_ON_A_GPU
 
 
 def suppress(boxes: Tensor, valid: Tensor, threshold: float) -> Tensor:

@@ -80,8 +80,8 @@ def provenance(file: h5py.File) -> dict[str, Any]:
 
 def features_of(file: h5py.File, image_id: str) -> h5py.h5d.DatasetID:
     """The features of one image as h5py's low-level data set, safe to read: plain numbers of a bounded size, whole,
-    inside the file. ``.shape``, ``.dtype``; ``.get_offset()`` is the byte at which they lie in one piece, None where they do
-    not. Read them there, or by ``read_array``. Raises StoreError for anything else."""
+    inside the file. ``.shape``, ``.dtype``; ``.get_offset()`` is the byte at which they lie in one piece, or None
+    where they do not. Read them there, or by ``read_array``. Raises StoreError for anything else."""
     return array_of(file, image_id, "features")
 
 

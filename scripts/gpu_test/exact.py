@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from feature_extraction.detector.faster_rcnn import ALL_LEVELS, FasterRCNN
 from feature_extraction.detector.layers import Conv
+from feature_extraction.detector.roi_heads import pyramid_level
 from feature_extraction.errors import ImageError
 from feature_extraction.features import Arrays, NetworkInput
 from feature_extraction.regions import ChosenBoxes, choose_boxes, grid_cells
@@ -80,7 +81,7 @@ def grid_is_full(bench: Bench, model: str) -> Finding:
         few = detector.region_features(images, [cells])
         with torch.inference_mode(), detector.arithmetic.applied():
             pyramid = detector.model._pyramid(images, ALL_LEVELS)
-            full = detector.model.head.features(pyramid, [cells.to(bench.device)]).float()
+            full = detector.model.head.features(pyramid, [cells.to(bench.device)], pyramid_level(cells)).float()
         if not torch.equal(few, full):
             wrong.append(f"{height} x {width}: {int((few != full).sum())} of {few.numel()} values differ, by up to "
                          f"{float((few - full).abs().max()):.2g}")  # fmt: skip

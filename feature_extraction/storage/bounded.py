@@ -63,15 +63,15 @@ def load_npy(path: Path, *, mmap: bool = False) -> NDArray[Any]:
         return array.read(file)
 
 
-def load_npz(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
-    """The arrays of these names in an ``.npz`` file that holds them and no others, stored as they are; every one is
-    compared with its CRC-32."""
+def load_npz(path: Path, names: Collection[str], optional: Collection[str] = ()) -> dict[str, NDArray[Any]]:
+    """The arrays of these names in an ``.npz`` file that holds them, perhaps the ``optional`` ones, and no others,
+    stored as they are; every one is compared with its CRC-32."""
     with _regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         try:
             with zipfile.ZipFile(_BoundedReads(file, size), "r") as archive:
                 infos = archive.infolist()
-                _check_members(infos, names, size)
+                _check_members(infos, names, optional, size)
                 return {info.filename.removesuffix(".npy"): _member(archive, info) for info in infos}
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
             raise ValueError(f"a damaged archive: {printable(str(error))}") from None
@@ -113,9 +113,10 @@ class _BoundedReads(io.RawIOBase):
         return True
 
 
-def _check_members(infos: list[zipfile.ZipInfo], names: Collection[str], size: int) -> None:
+def _check_members(infos: list[zipfile.ZipInfo], names: Collection[str], optional: Collection[str], size: int) -> None:
     found = [info.filename for info in infos]
-    if sorted(found) != sorted(f"{name}.npy" for name in names):
+    needed, allowed = ({f"{name}.npy" for name in some} for some in (names, (*names, *optional)))
+    if len(set(found)) != len(found) or not needed <= set(found) <= allowed:
         shown = ", ".join(map(printable, found[:5]))
         raise ValueError(f"arrays {shown or 'none'}, expected {', '.join(names)}")
     for info in infos:

@@ -181,6 +181,7 @@ def test_what_numpy_writes_is_read(tmp_path: Path, array: np.ndarray) -> None:
         np.testing.assert_array_equal(found, array)
     np.testing.assert_array_equal(both["other"], array[..., None])
     assert load_npy(tmp_path / "a.npy").flags.writeable
+    assert load_npz(tmp_path / "a.npz", ("one",), ("other", "third")).keys() == {"one", "other"}
 
 
 def test_json_is_read(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ COLOURS: Final = {16: (3, 4), 17: (1, 2), 18: (3, 4)}
 PROFILES: Final = {b"GRAY": (1, 2), b"RGB ": (3, 4)}
 UNNAMED: Final = (1, 2, 3)
 """Components of a bare codestream that leave no choice: gray, gray and alpha, RGB."""
+GRAY_BITS: Final = {8, *range(10, 17)}
+"""Of 9, Pillow makes 8 with white wrapped around to black."""
 ORDERS: Final = {
     1: {(0, 0, 1)},
     2: {(0, 0, 1), (1, 1, 0)},
@@ -126,7 +128,7 @@ def _why_not(header: Header) -> str:
         return "of signed samples"
     if any((across, down) != (1, 1) for _, across, down in header.components):
         return "of fewer samples of colour than of brightness"
-    if not bits <= (set(range(8, 17)) if count == 1 and not header.columns else {8}):
+    if not bits <= (GRAY_BITS if count == 1 and not header.columns else {8}):
         return f"of {' + '.join(map(str, sorted(bits)))} bits a sample and {count} components"
     if not header.named:
         return "" if count in UNNAMED else f"of {count} components that are not named"

@@ -1,4 +1,4 @@
-"""Whether a PNG has all its rows: where its data end early, at the end of a row, Pillow leaves the rest black."""
+"""Whether a PNG has all its rows: where its data end early, at the end of a row, Pillow leaves the others black."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
 empty) or is reported, by the stage in ``fails_in``, with a reason that contains ``reason``:
 
     list     the listing (``list_images(folder, "*", recursive=False)``) does not hand it out
-    decode   ``decode`` raises ImageError
+    decode   ``decode_image`` raises ImageError
     resize   it decodes, but is too narrow for the network
 
 Everything is made from a seeded noise picture, offline, in under a second.

@@ -203,7 +203,7 @@ def edges_of(words: NDArray[np.int64]) -> list[tuple[int, int, int, int]]:
     """Lines x1, y1, x2, y2, in cells, between neighbours of different words."""
     across = [(int(x) + 1, int(y), int(x) + 1, int(y) + 1) for y, x in np.argwhere(words[:, 1:] != words[:, :-1])]
     down = [(int(x), int(y) + 1, int(x) + 1, int(y) + 1) for y, x in np.argwhere(words[1:] != words[:-1])]
-    return across + level
+    return across + down
 
 
 def _draw_edges(

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 
+def _silent(_: str) -> None:
+    pass
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """All that was checked before anything was computed."""
@@ -77,10 +81,12 @@ class Report:
         return EXIT_SOME_FAILED if self.outcome.failed else EXIT_ALL
 
 
-def extract(config: ExtractConfig, stopping: threading.Event, say: Say = lambda _: None) -> Report:
+def extract(config: ExtractConfig, stopping: threading.Event, say: Say = _silent) -> Report:
     """Run one process's share of an extraction.
 
     Raises a KitError for whatever a user can mend; what was computed so far is kept."""
+    if machine.rank_and_world()[0]:
+        say = _silent  # of several processes that one command started, the first speaks
     prepared = prepare(config, say)
     report = Report(
         output=config.output, share=(prepared.index, prepared.count), published=_published_images(config),
@@ -112,8 +118,7 @@ def prepare(config: ExtractConfig, say: Say) -> Prepared:
     rank, world = machine.rank_and_world()
     shard, shards = config.shard
     index, count = shard * world + rank, shards * world
-    if index == 0:
-        say(f"reading the names in {config.images}")
+    say(f"reading the names in {config.images}")
     listing = list_images(config.images, config.pattern, config.recursive)
 
     from .detector.config import read_config
@@ -121,15 +126,14 @@ def prepare(config: ExtractConfig, say: Say) -> Prepared:
 
     files = find_checkpoint(config.checkpoint_dir)
     architecture = read_config(files.config)
-    say_once = say if index == 0 else lambda _: None
-    say_once(f"checkpoint: {files.model} ({files.model.stat().st_size / 1e9:.2f} GB)")
+    say(f"checkpoint: {files.model} ({files.model.stat().st_size / 1e9:.2f} GB)")
 
     from .detector.build import choose_device, is_synthetic
 
     device = choose_device(config.device)
     synthetic = is_synthetic(files)
     if synthetic:
-        say_once("SYNTHETIC weights: the features have the right shapes and cost, and no meaning")
+        say("SYNTHETIC weights: the features have the right shapes and cost, and no meaning")
     return Prepared(
         config=config, listing=listing, files=files, architecture=architecture, device=device, synthetic=synthetic,
         index=index, count=count,
@@ -196,10 +200,9 @@ def _extract_missing(
     output.check_room(len(prepared.listing.images), size)
     threads = use_threads(config.threads)
     workers = config.workers or max(2, min(8, machine.threads()))
-    if prepared.index == 0:
-        say(f"loading the detector on {prepared.device}; {workers} decoding threads, {threads} computing threads")
+    say(f"loading the detector on {prepared.device}; {workers} decoding threads, {threads} computing threads")
     detector = load_detector(prepared.files, engine=config.engine, device=prepared.device, precision=config.precision)
-    if detector.passed_over and prepared.index == 0:
+    if detector.passed_over:
         names = ", ".join(detector.passed_over[:8])
         say(f"checkpoint: {len(detector.passed_over)} tensors without use here: {names}")
     extraction = Extraction(

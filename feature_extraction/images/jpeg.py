@@ -16,9 +16,10 @@ Pixels are those of the file itself in every case.
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from dataclasses import dataclass, field
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 from PIL import Image
@@ -74,6 +75,20 @@ def check_complete(content: bytes, image: Image.Image) -> None:
         raise ImageError(f"truncated JPEG: {found}")
     if not (_block_beyond_is_decoded(content, layout, image) or _filling_changes_nothing(content, layout, image)):
         raise ImageError("truncated JPEG: a part of its image data is missing, though it has an end marker")
+
+
+def reason_why_unreadable(file: BinaryIO) -> str:
+    """Why Pillow does not open the JPEG; empty where its headers do not tell."""
+    file.seek(0)
+    try:
+        JpegImageFile(file).close()
+    except SyntaxError as error:
+        if match := re.fullmatch(r"cannot handle (\d+)-(bit|layer) .*", str(error)):
+            what = "bits a sample" if match[2] == "bit" else "components"
+            return f"JPEG of {match[1]} {what}: not read; save it as RGB of 8 bits"
+    except Exception:  # bytes from outside; that they are a damaged JPEG is told by the caller
+        return ""
+    return ""
 
 
 def read_layout(content: bytes) -> Layout:
@@ -132,7 +147,7 @@ def _filling_changes_nothing(content: bytes, layout: Layout, image: Image.Image)
     """Whether no stretch of data is too short."""
     filling = (_BEYOND_ARITHMETIC if layout.kind in ARITHMETIC else b"") + _FILLING
     cuts = [0, *layout.stretches]
-    pieces = [content[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    pieces = [content[a:b] for a, b in itertools.pairwise(cuts)]
     longer = filling.join([*pieces, content[cuts[-1] : layout.end]])
     with JpegImageFile(io.BytesIO(longer)) as variant:
         return np.array_equal(np.asarray(variant), np.asarray(image))

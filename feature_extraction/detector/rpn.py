@@ -33,7 +33,7 @@ class RPN(nn.Module):
         for i, (stride, size) in enumerate(zip(config.anchor_strides, config.anchor_sizes, strict=True)):
             self.register_buffer(f"base{i}", base_anchors(stride, size, config.anchor_ratios), persistent=False)
 
-    def place(self, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> None:
+    def place(self, device: torch.device, dtype: torch.dtype, *, tf32: bool) -> None:
         """Anchors on ``device``; they stay float32. The convolutions are placed by themselves."""
         for i in range(len(self.config.anchor_strides)):
             setattr(self, f"base{i}", getattr(self, f"base{i}").to(device))

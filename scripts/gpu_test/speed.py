@@ -20,7 +20,7 @@ from feature_extraction.detector.build import Detector
 from feature_extraction.detector.faster_rcnn import FasterRCNN
 from feature_extraction.detector.layers import Conv
 from feature_extraction.errors import DeviceError
-from feature_extraction.features import NetworkInput, compute
+from feature_extraction.features import NetworkInput, compute, page_locked
 from feature_extraction.images.decode import read_image
 from feature_extraction.progress import Clock
 
@@ -62,10 +62,11 @@ def stages(bench: Bench) -> Finding:
         found[f"resize {kind}"] = _each(lambda c=computation: c.network_input(pixels), least)
     item = network_input("boxes", made_up_picture())
 
+    found["page lock"] = _each(lambda: page_locked(item, bench.device), least)
+    locked = page_locked(item, bench.device)
+
     def transfer() -> None:
-        images = torch.from_numpy(np.stack([item.pixels])).permute(0, 3, 1, 2)
-        if bench.device.type == "cuda":
-            images.pin_memory().to(bench.device, non_blocking=True)
+        torch.from_numpy(locked.pixels).to(bench.device, non_blocking=True)
         bench.synchronize()
 
     found["transfer"] = _each(transfer, least)
@@ -107,7 +108,7 @@ def _written(bench: Bench, least: float) -> float:
 def speed(bench: Bench, kind: str, precision: str) -> Finding:
     """Images per second from network input to arrays in memory, by batch size."""
     detector = bench.detector(bench.sizes.model, precision)
-    item = network_input(kind, made_up_picture())
+    item = page_locked(network_input(kind, made_up_picture()), bench.device)
     flops = operations(detector, kind, item)
     rate = bench.figures.get(f"rate {'float32' if detector.emulated else precision}", 0)
     parts, data = [f"{flops / 1e12:.2f} TFLOP an image"], {"TFLOP": flops / 1e12}

@@ -15,14 +15,19 @@ How each Pillow mode is read (``Decoder``):
     CMYK              RGB by Pillow's formula                         ImageError: the published code stops
     YCbCr LAB HSV     RGB                                             the three bands as if they were R, G, B
     I;16*, 16-bit PGM value >> 8                                      0..65535 as float32
+                      (12-bit TIFF: value >> 4)
     I, F              0..255 as they are, 0..65535 >> 8; ImageError   the values as float32
                       for others, and for floats no higher than 1
 
 Alpha is dropped, not composited: that is Pillow's ``convert("RGB")`` and OpenCV's ``IMREAD_COLOR``, so what
 torchvision's loader and the cv2-based extractors show their networks; a background colour would be our
-invention. Premultiplied colours (RGBa) are divided by alpha first. 16-bit gray is shifted because that is how
+invention. Premultiplied colours (RGBa, La) are divided by alpha first. 16-bit gray is shifted because that is how
 Pillow reads 16-bit RGB files: gray and colour then agree. A moving image or one of many pages (GIF, APNG,
 WebP, AVIF, TIFF, MPO) gives its first.
+
+``proper`` also refuses what Pillow makes wrong pixels of, in silence: TIFF and JPEG 2000 of kinds that were not
+compared with another decoder (tiff.py, jpeg2000.py), JPEG and PNG that lack data (jpeg.py, png.py). ``as_published``
+takes them as they come.
 """
 
 from __future__ import annotations
@@ -166,8 +171,7 @@ def _check_complete(content: bytes, image: Image.Image) -> None:
         png.check_complete(content, image)
     elif isinstance(image, TiffImageFile):
         for stream in tiff.jpeg_streams(content, image.tag_v2):
-            with jpeg.JpegImageFile(io.BytesIO(stream)) as part:
-                jpeg.check_complete(stream, part)
+            jpeg.check_stream(stream)
 
 
 def _proper(image: Image.Image) -> npt.NDArray[np.uint8]:

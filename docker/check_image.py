@@ -47,7 +47,7 @@ def not_importable(gpu: bool) -> Iterator[str]:
     modules = ["torch", "numpy", "h5py", "PIL", "cv2", "yaml", "faiss", "tqdm"]
     # torch first: the extension's libraries are found through it
     if gpu:
-        # its extension, and what feature_extraction/reference.py asks for
+        # its extension, and what feature_extraction/detector/reference.py asks for
         modules += [
             "maskrcnn_benchmark._C", "maskrcnn_benchmark.config", "maskrcnn_benchmark.modeling.detector",
             "maskrcnn_benchmark.structures.bounding_box", "maskrcnn_benchmark.structures.image_list",

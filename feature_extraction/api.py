@@ -14,7 +14,7 @@ from PIL import Image
 
 from .config import Boxes, Decoder, Engine, ExtractConfig, Grid, Precision, Spec
 from .detector.build import choose_device, load_detector
-from .detector.config import find_checkpoint
+from .detector.files import find_checkpoint
 from .errors import ImageError
 from .features import Arrays, computation_of, compute
 from .images.decode import decode_image

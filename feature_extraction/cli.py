@@ -68,7 +68,8 @@ def _add_flags(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
     published = parser.add_argument_group("published flags")
     ours = parser.add_argument_group("further flags")
     for kind in kinds:
-        SPEC_FLAGS[kind](published, ours)
+        if kind in SPEC_FLAGS:  # a kind without settings needs none
+            SPEC_FLAGS[kind](published, ours)
     published.add_argument("--batch_size", type=positive, default=DEFAULTS["batch_size"], help="images of one size per batch (%(default)s)")  # fmt: skip # noqa: E501
     published.add_argument("--backbone", choices=["maskrcnn"], default="maskrcnn", help="the only one")
     add = ours.add_argument

@@ -18,15 +18,21 @@ from .config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, ExtractConfig
 from .errors import StoreError, UsageError
 from .images.files import file_sha256, stamp
 from .images.listing import Failure, ImageFile, Listing, list_images
-from .storage.output import Outcome, Output
+from .storage.assemble import Outcome
+from .storage.output import Output
 from .storage.source import FileStamp
 
 if TYPE_CHECKING:
     import torch
 
-    from .detector.config import CheckpointFiles, DetectorConfig
+    from .detector.config import DetectorConfig
+    from .detector.files import CheckpointFiles
 
 Say = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,17 +81,19 @@ class Report:
         return EXIT_SOME_FAILED if self.outcome.failed else EXIT_ALL
 
 
-def extract(config: ExtractConfig, stopping: threading.Event, say: Say = lambda _: None) -> Report:
+def extract(config: ExtractConfig, stopping: threading.Event, say: Say = _silent) -> Report:
     """Run one process's share of an extraction.
 
     Raises a KitError for whatever a user can mend; what was computed so far is kept."""
+    if machine.rank_and_world()[0]:
+        say = _silent  # of several processes that one command started, the first speaks
     prepared = prepare(config, say)
     report = Report(
         output=config.output, share=(prepared.index, prepared.count), published=_published_images(config),
         synthetic=prepared.synthetic,
     )  # fmt: skip
     try:
-        with closing(_open_output(prepared)) as output:
+        with closing(_open_output(prepared, say)) as output:
             todo = missing(prepared, output, say)
             failures = list(prepared.listing.failures) if prepared.index == 0 else []
             stages = ""
@@ -110,30 +118,29 @@ def prepare(config: ExtractConfig, say: Say) -> Prepared:
     rank, world = machine.rank_and_world()
     shard, shards = config.shard
     index, count = shard * world + rank, shards * world
-    if index == 0:
-        say(f"reading the names in {config.images}")
+    say(f"reading the names in {config.images}")
     listing = list_images(config.images, config.pattern, config.recursive)
 
-    from .detector.config import find_checkpoint, read_config
+    from .detector.config import read_config
+    from .detector.files import find_checkpoint
 
     files = find_checkpoint(config.checkpoint_dir)
     architecture = read_config(files.config)
-    say_once = say if index == 0 else lambda _: None
-    say_once(f"checkpoint: {files.model} ({files.model.stat().st_size / 1e9:.2f} GB)")
+    say(f"checkpoint: {files.model} ({files.model.stat().st_size / 1e9:.2f} GB)")
 
     from .detector.build import choose_device, is_synthetic
 
     device = choose_device(config.device)
     synthetic = is_synthetic(files)
     if synthetic:
-        say_once("SYNTHETIC weights: the features have the right shapes and cost, and no meaning")
+        say("SYNTHETIC weights: the features have the right shapes and cost, and no meaning")
     return Prepared(
         config=config, listing=listing, files=files, architecture=architecture, device=device, synthetic=synthetic,
         index=index, count=count,
     )  # fmt: skip
 
 
-def _open_output(prepared: Prepared) -> Output:
+def _open_output(prepared: Prepared, say: Say) -> Output:
     from .detector.build import device_name, identity
     from .provenance import decoder_identity, notes_of
 
@@ -146,6 +153,7 @@ def _open_output(prepared: Prepared) -> Output:
         notes_of(device_name(prepared.device), prepared.synthetic),
         prepared.index,
         prepared.count,
+        say=say,
     )
 
 
@@ -192,10 +200,9 @@ def _extract_missing(
     output.check_room(len(prepared.listing.images), size)
     threads = use_threads(config.threads)
     workers = config.workers or max(2, min(8, machine.threads()))
-    if prepared.index == 0:
-        say(f"loading the detector on {prepared.device}; {workers} decoding threads, {threads} computing threads")
+    say(f"loading the detector on {prepared.device}; {workers} decoding threads, {threads} computing threads")
     detector = load_detector(prepared.files, engine=config.engine, device=prepared.device, precision=config.precision)
-    if detector.passed_over and prepared.index == 0:
+    if detector.passed_over:
         names = ", ".join(detector.passed_over[:8])
         say(f"checkpoint: {len(detector.passed_over)} tensors without use here: {names}")
     extraction = Extraction(
@@ -215,8 +222,13 @@ def use_threads(wanted: int) -> int:
     import torch
 
     by_user = os.environ.get("OMP_NUM_THREADS")
-    if wanted or not by_user or (by_user == "1" and machine.processes_here() > 1):
-        torch.set_num_threads(wanted or machine.threads())
+    if wanted:
+        torch.set_num_threads(wanted)
+    elif machine.processes_here() > 1:
+        if by_user in (None, "1"):
+            torch.set_num_threads(machine.threads())
+    elif not by_user:
+        torch.set_num_threads(min(machine.threads(), torch.get_num_threads()))
     return torch.get_num_threads()
 
 

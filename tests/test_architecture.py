@@ -15,10 +15,10 @@ _FLOORS = """
     feature_extraction.names
     feature_extraction.config
     feature_extraction.arguments feature_extraction.catalog
-    feature_extraction.storage.source feature_extraction.storage.files feature_extraction.storage.guard
-    feature_extraction.storage.store
-    feature_extraction.storage.journal feature_extraction.storage.shares feature_extraction.storage.assembly
-    feature_extraction.storage.output feature_extraction.storage.check
+    feature_extraction.storage.__init__ feature_extraction.storage.source feature_extraction.storage.files
+    feature_extraction.storage.hostile feature_extraction.storage.store
+    feature_extraction.storage.journal feature_extraction.storage.shares feature_extraction.storage.stored
+    feature_extraction.storage.assemble feature_extraction.storage.output feature_extraction.storage.check
     feature_extraction.detector
     feature_extraction.images
     feature_extraction.draw
@@ -58,9 +58,8 @@ def name_of(path: Path) -> str:
 
 def floor_of(module: str) -> int:
     """The floor of a module; its package's where only that is listed."""
-    module = module.removesuffix(".__init__")
-    if module == "feature_extraction":
-        module = "feature_extraction.__init__"
+    if module in ("feature_extraction", "feature_extraction.storage"):
+        module += ".__init__"
     while module not in FLOORS:
         module, dot, _ = module.rpartition(".")
         if not dot:

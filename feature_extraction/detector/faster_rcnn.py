@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .config import DetectorConfig
 from .fpn import COARSEST, FINEST, FPN
-from .layers import Weights
+from .layers import Conv, Weights
 from .resnext import ResNeXt
 from .roi_heads import BoxHead, pyramid_level
 from .rpn import RPN
@@ -42,6 +42,7 @@ class FasterRCNN(nn.Module):
         super().__init__()
         self.config = config
         self.layout: torch.memory_format = torch.contiguous_format
+        self.dtype = torch.float32
         self.body = ResNeXt(w, "backbone.body", config)
         self.fpn = FPN(w, "backbone.fpn", config)
         self.rpn = RPN(w, "rpn", config)
@@ -50,17 +51,14 @@ class FasterRCNN(nn.Module):
     def place(self, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> FasterRCNN:
         """Weights and activations on ``device`` in ``dtype`` and ``layout``; anchors, boxes, scores and results
         stay float32."""
-        self.layout = layout
-        for name, buffer in self.named_buffers():
-            kept = buffer.dtype if name.startswith("rpn.base") else dtype
-            if buffer.dim() == 4:
-                buffer.data = buffer.data.to(device, kept, memory_format=layout)
-            else:
-                buffer.data = buffer.data.to(device, kept)
+        self.layout, self.dtype = layout, dtype
+        for module in self.modules():
+            if isinstance(module, Conv | RPN | BoxHead):
+                module.place(device, dtype, layout)
         return self
 
     def _pyramid(self, images: Tensor, levels: range) -> dict[int, Tensor]:
-        images = images.to(self.body.stem.weight.dtype).contiguous(memory_format=self.layout)
+        images = images.to(self.dtype).contiguous(memory_format=self.layout)
         pyramid: dict[int, Tensor] = self.fpn(self.body(images), levels)
         return pyramid
 

@@ -14,7 +14,7 @@ from .. import recipe
 from . import boxes as box_ops
 from .config import DetectorConfig
 from .fpn import COARSEST, FINEST
-from .layers import Weights
+from .layers import Weights, linear, stored_as
 
 
 def pyramid_level(regions: Tensor) -> Tensor:
@@ -91,6 +91,11 @@ class BoxHead(nn.Module):
         w.take(f"{name}.predictor.bbox_pred.weight", 4 * c, f)
         w.take(f"{name}.predictor.bbox_pred.bias", 4 * c)
 
+    def place(self, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> None:
+        """All weights on ``device``, rounded to ``dtype``."""
+        for name, buffer in list(self.named_buffers()):
+            setattr(self, name, buffer.to(dtype).to(device, stored_as(device, dtype)))
+
     def features(self, pyramid: dict[int, Tensor], regions: list[Tensor]) -> Tensor:
         """fc6 after ReLU (R, F) of all regions of the batch, image after image, in the model's precision."""
         every = torch.cat(regions)
@@ -113,9 +118,9 @@ class BoxHead(nn.Module):
 
     def fc6(self, pooled: Tensor) -> Tensor:
         """fc6 after ReLU (R, F) of pooled regions (R, P, P, D)."""
-        return F.linear(pooled.flatten(1), self.fc6_weight, self.fc6_bias).relu_()
+        return linear(pooled.flatten(1), self.fc6_weight, self.fc6_bias).relu_()
 
     def class_logits(self, fc6: Tensor) -> Tensor:
         """Logits (R, classes) float32 from fc6 (R, F)."""
-        fc7 = F.linear(fc6, self.fc7_weight, self.fc7_bias).relu_()
-        return F.linear(fc7, self.cls_weight, self.cls_bias).float()
+        fc7 = linear(fc6, self.fc7_weight, self.fc7_bias).relu_()
+        return linear(fc7, self.cls_weight, self.cls_bias).float()

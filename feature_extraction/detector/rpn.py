@@ -33,6 +33,11 @@ class RPN(nn.Module):
         for i, (stride, size) in enumerate(zip(config.anchor_strides, config.anchor_sizes, strict=True)):
             self.register_buffer(f"base{i}", base_anchors(stride, size, config.anchor_ratios), persistent=False)
 
+    def place(self, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> None:
+        """Anchors on ``device``; they stay float32. The convolutions are placed by themselves."""
+        for i in range(len(self.config.anchor_strides)):
+            setattr(self, f"base{i}", getattr(self, f"base{i}").to(device))
+
     def forward(self, pyramid: dict[int, Tensor], size: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
         """(proposals, objectness) of every image of the batch; ``size`` is (H, W) of the padded image."""
         levels = [pyramid[level] for level in sorted(pyramid)]

@@ -27,6 +27,7 @@ WebP, AVIF, TIFF, MPO) gives its first.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,12 +36,13 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ..config import DECODERS, Decoder
 from ..errors import ImageError
 from ..storage.source import Source
+from . import jpeg, tiff
 from .files import MAX_PIXELS, open_for_good, open_regular
-from .jpeg import check_end_of_jpeg
 from .quiet import quiet_pillow, too_large
 from .unknown import what_it_is
 
@@ -76,8 +78,8 @@ def read_image(path: str | os.PathLike[str], mode: Decoder = "proper") -> tuple[
     path = os.fspath(path)  # a TypeError here is the caller's
     with quiet_pillow(), open_for_good(path) as (file, source), _opened(file) as image:
         pixels = _from_pil(image, mode)
-        if mode == "proper" and image.format in ("JPEG", "MPO"):
-            check_end_of_jpeg(file)
+        if mode == "proper":
+            _check_complete(file, image)
         return pixels, source
 
 
@@ -86,6 +88,18 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     path = os.fspath(path)
     with quiet_pillow(), open_regular(path) as file, _opened(file) as image:
         return _checked_size(image)
+
+
+def _check_complete(file: BinaryIO, image: Image.Image) -> None:
+    """Raises ImageError where JPEG data are missing, which libjpeg fills up in silence."""
+    if image.format in ("JPEG", "MPO"):
+        file.seek(0)
+        jpeg.check_complete(file.read(), image)
+    elif isinstance(image, TiffImageFile) and image.info.get("compression") == "jpeg":
+        file.seek(0)
+        for stream in tiff.jpeg_streams(file.read(), image.tag_v2):
+            with jpeg.JpegImageFile(io.BytesIO(stream)) as part:
+                jpeg.check_complete(stream, part)
 
 
 def _check_mode(mode: Decoder) -> None:
@@ -99,8 +113,7 @@ def _opened(file: BinaryIO) -> Iterator[Image.Image]:
     try:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
-        file.seek(0)
-        raise ImageError(what_it_is(file.read(1024))) from None
+        raise ImageError(what_it_is(file)) from None
     with image:
         _checked_size(image)
         yield image
@@ -128,11 +141,15 @@ def _from_pil(image: Image.Image, mode: Decoder) -> Pixels:
     _checked_size(image)
     if image.format not in (None, "MPO", *FORMATS):  # the caller opened it; load() would run its decoder
         raise ImageError(f"format {image.format} is not read; formats read: {', '.join(FORMATS)}")
+    if mode == "proper" and isinstance(image, TiffImageFile):
+        tiff.check(image)
     image.load()
     return _proper(image) if mode == "proper" else _as_published(image)
 
 
 def _proper(image: Image.Image) -> npt.NDArray[np.uint8]:
+    if isinstance(image, TiffImageFile) and (pixels := tiff.pixels(image)) is not None:
+        return pixels
     if image.mode == "RGB":
         return np.array(image)
     if image.mode[0] in "IF":

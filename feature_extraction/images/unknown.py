@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import BinaryIO, Final
+
+from . import jpeg, tiff
 
 # first bytes, or the type of a RIFF or ISO container -> name; lower case below, compared so
 _IMAGE_HEADS: Final = {
@@ -35,8 +37,18 @@ _OTHER_HEADS: Final = {
 }
 
 
-def what_it_is(head: bytes) -> str:
-    """The reason why a file that starts with ``head`` (at most 1024 bytes) is not read."""
+def what_it_is(file: BinaryIO) -> str:
+    """The reason why this file is not read."""
+    file.seek(0)
+    head = file.read(1024)
+    if head.startswith((b"II", b"MM")) and (reason := tiff.reason_why_unreadable(file)):
+        return reason
+    if head.startswith(b"\xff\xd8\xff") and (reason := jpeg.reason_why_unreadable(file)):
+        return reason
+    return _by_its_head(head)
+
+
+def _by_its_head(head: bytes) -> str:
     container = head[8:12] if head[:4] == b"RIFF" or head[4:8] == b"ftyp" else b""
     for magic, name in _IMAGE_HEADS.items():
         if magic == container or head.startswith(magic):

@@ -3,24 +3,32 @@
 Beside ``features.h5`` lies ``features.h5.work/`` until the file is whole:
 
     manifest.json              what is being made; a run that would make something else is refused
-    part-00000-of-00002.log    records of process 0 of 2, in the order in which it finished images
+    part-00000-of-00002.log    the journal of share 0 of 2: records in the order in which it finished images
+    event-000001.json          which shares have begun and ended, see ``shares``
 
 A record is a fixed head, a JSON description and the raw arrays, with checksums over all of them. Appending is
 the only write, so a process killed at any instant leaves at most a torn last record, which the next run
-cuts off. The log file is also the lock: its owner holds an exclusive ``flock``, which the kernel
-releases when the process dies. Standard library and numpy only.
+cuts off. A damaged byte costs the record it is in: reading goes on at the next head whose checksum is right.
+The journal is also the lock: its owner holds an exclusive ``flock``. Standard library and numpy only.
+
+    status   of an image                                            arrays
+    done     its features, the file they were made from, the recipe   yes
+    same     another file (moved, touched) has the same bytes         no
+    void     a record, or the finished file's features, are damaged    no
+    end      the share is done; the list of images, what failed       no
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import struct
+import threading
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
@@ -28,132 +36,293 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreBusy, StoreError
+from . import files
+from .source import Source
 
 MAGIC: Final = b"XFP1"
 HEAD: Final = struct.Struct("<4sIQII")
 """Magic, bytes of the description, bytes of the arrays, CRC-32 of the description, CRC-32 of the arrays."""
 HEAD_CRC: Final = struct.Struct("<I")
+WHOLE_HEAD: Final = HEAD.size + HEAD_CRC.size
 LARGEST_DESCRIPTION: Final = 1 << 28
 """Bytes; a longer one is no description of ours."""
+UNSURE: Final = 64 << 20
+"""Bytes at the end of a journal that a power loss may have left as zeros although their length was written."""
 
-Status = Literal["done", "end"]
+Status = Literal["done", "same", "void", "end"]
+Layout = tuple[tuple[str, str, tuple[int, ...]], ...]
+"""Name, dtype and shape of each array."""
+Arrays = dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
+class Damaged(StoreError):
+    """What was stored of an image is not what was written."""
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
-    """What one log says of one image, without the arrays themselves."""
+    """What one journal says of one image, without the arrays themselves."""
 
     status: Status
     id: str
-    part: Path
+    journal: Path
     start: int
     """Byte at which the record begins."""
     offset: int
     """Byte at which the arrays begin."""
     size: int
     crc: int
-    description: dict[str, Any] = field(hash=False)
+    layout: Layout
+    checksums: tuple[int, ...] | None
+    """CRC-32 of each array; None in journals of an earlier version."""
+    source: Source | None
+    recipe: str | None
+    """Digest of what decides the values; None in journals of an earlier version."""
+    time: float
+    """Seconds since 1970 when it was written; 0 in journals of an earlier version."""
+    more: Mapping[str, Any]
+    """What only ``end`` and ``void`` hold."""
 
-    def read(self) -> dict[str, NDArray[Any]]:
-        """The arrays by name. Raises StoreError if they are not what was written."""
-        with self.part.open("rb") as file:
-            file.seek(self.offset)
-            payload = file.read(self.size)
-        if len(payload) != self.size or zlib.crc32(payload) != self.crc:
-            raise StoreError(
-                f"{self.part}: the features of {self.id!r} at byte {self.offset} do not have the checksum they were "
-                f"written with: the disk or file system lost them; delete {self.part} and run the command again"
-            )
-        arrays: dict[str, NDArray[Any]] = {}
+    @property
+    def stop(self) -> int:
+        """Byte behind the record."""
+        return self.offset + self.size
+
+    @property
+    def failures(self) -> list[dict[str, str]]:
+        """What gave no features, of an ``end``: id, path and reason of each."""
+        return list(self.more.get("failures", ()))
+
+    @property
+    def place(self) -> str:
+        """Names the record among all of the work folder."""
+        return f"{self.journal.name}:{self.start}:{self.crc:08x}"
+
+    def read(self) -> Arrays:
+        """The arrays by name. Raises Damaged if they are not what was written, OSError if they cannot be read."""
+        with self.journal.open("rb", buffering=0) as file:
+            for fresh in (False, True):
+                if fresh:  # what this machine remembers of a shared file may be old
+                    files.drop_cached(file.fileno())
+                payload = _read_at(file.fileno(), self.offset, self.size)
+                if len(payload) == self.size and self._is_sound(payload):
+                    return self._cut(payload)
+        raise Damaged(
+            f"{self.journal}: the features of {self.id!r} at byte {self.offset} do not have the checksum they were "
+            "written with: the disk or file system lost them"
+        )
+
+    def _is_sound(self, payload: bytes) -> bool:
+        if self.checksums is None:
+            return zlib.crc32(payload) == self.crc
+        try:
+            arrays = self._cut(payload)
+        except (TypeError, ValueError):
+            return False
+        return len(arrays) == len(self.checksums) and all(map(checksum_is, arrays.values(), self.checksums))
+
+    def _cut(self, payload: bytes) -> Arrays:
+        arrays: Arrays = {}
         at = 0
-        for name, dtype, shape in self.description["arrays"]:
-            array = np.ndarray(shape, dtype, payload, at)
-            arrays[name] = array
+        for name, dtype, shape in self.layout:
+            arrays[name] = array = np.ndarray(shape, dtype, payload, at)
             at += array.nbytes
         return arrays
 
 
-def scan(part: Path) -> Iterator[Record]:
-    """The whole records of a log in order; a torn end is passed over. Arrays are not read."""
-    with part.open("rb") as file:
-        end = os.fstat(file.fileno()).st_size
-        while True:
-            start = file.tell()
-            head = file.read(HEAD.size + HEAD_CRC.size)
-            if len(head) < HEAD.size + HEAD_CRC.size:
-                return
-            magic, describes, size, description_crc, crc = HEAD.unpack_from(head)
-            (head_crc,) = HEAD_CRC.unpack_from(head, HEAD.size)
-            if magic != MAGIC or zlib.crc32(head[: HEAD.size]) != head_crc or describes > LARGEST_DESCRIPTION:
-                return
-            raw = file.read(describes)
-            offset = start + len(head) + describes
-            if zlib.crc32(raw) != description_crc or offset + size > end:
-                return
-            description = json.loads(raw)
-            yield Record(description["status"], description["id"], part, start, offset, size, crc, description)
-            file.seek(offset + size)
+def checksum(array: NDArray[Any]) -> int:
+    """CRC-32 of an array's bytes, row after row."""
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def _whole_length(part: Path) -> int:
-    """Bytes of the log up to the end of its last sound record. The last megabytes' arrays are checked too:
-    after a power loss they may hold zeros where the length was already written."""
-    length, unchecked = 0, []
-    for record in scan(part):
-        length = record.offset + record.size
-        unchecked.append(record)
-        while unchecked[-1].offset - unchecked[0].offset > 64 << 20:
-            unchecked.pop(0)
-    for record in unchecked:
-        try:
-            record.read()
-        except StoreError:
-            return record.start
-    return length
+def checksum_is(array: NDArray[Any], expected: int) -> bool:
+    return checksum(array) == expected
 
 
-def sync_folder(folder: Path) -> None:
-    """Make created and renamed names in ``folder`` durable."""
-    handle = os.open(folder, os.O_RDONLY)
+def _read_at(fd: int, offset: int, size: int) -> bytes:
+    """``size`` bytes from ``offset`` on; fewer where the file ends."""
+    blocks = []
+    while size > 0:
+        block = os.pread(fd, min(size, 1 << 30), offset)
+        if not block:
+            break
+        blocks.append(block)
+        offset, size = offset + len(block), size - len(block)
+    return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+
+
+# --- reading a journal ------------------------------------------------------------------------------------
+
+
+def scan(journal: Path) -> Iterator[Record]:
+    """The records of a journal in order; damaged ones and a torn end are passed over. Arrays are not read."""
+    with journal.open("rb", buffering=0) as file:
+        fd = file.fileno()
+        end = os.fstat(fd).st_size
+        layouts: dict[Any, Layout] = {}
+        at = again = 0
+        while at + WHOLE_HEAD <= end:
+            head = _head(_read_at(fd, at, WHOLE_HEAD))
+            if head is None:
+                # bytes may be missing from the record before: its arrays are searched too
+                at = _next_head(fd, again, end)
+                continue
+            describes, size, description_crc, crc = head
+            offset = at + WHOLE_HEAD + describes
+            raw = _read_at(fd, at + WHOLE_HEAD, describes)
+            described = _description(raw, description_crc) if offset + size <= end else None
+            if described is None:
+                at = again = _next_head(fd, at + 1, end)
+                continue
+            yield _record(journal, described, at, offset, size, crc, layouts)
+            at, again = offset + size, offset
+
+
+def _head(data: bytes) -> tuple[int, int, int, int] | None:
+    """Bytes of the description and of the arrays, and the CRC-32 of each; None if this is no head."""
+    if len(data) < WHOLE_HEAD:
+        return None
+    magic, describes, size, description_crc, crc = HEAD.unpack_from(data)
+    (head_crc,) = HEAD_CRC.unpack_from(data, HEAD.size)
+    if magic != MAGIC or zlib.crc32(data[: HEAD.size]) != head_crc or describes > LARGEST_DESCRIPTION:
+        return None
+    return describes, size, description_crc, crc
+
+
+def _next_head(fd: int, at: int, end: int) -> int:
+    """Byte of the first head from ``at`` on, or ``end``."""
+    while at + WHOLE_HEAD <= end:
+        block = _read_at(fd, at, files.BLOCK)
+        found = block.find(MAGIC)
+        while found >= 0:
+            if _head(_read_at(fd, at + found, WHOLE_HEAD)):
+                return at + found
+            found = block.find(MAGIC, found + 1)
+        at += max(1, len(block) - len(MAGIC) + 1)
+    return end
+
+
+def _description(raw: bytes, crc: int) -> dict[str, Any] | None:
+    if zlib.crc32(raw) != crc:
+        return None
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        described = json.loads(raw)
+    except ValueError:
+        return None
+    return described if isinstance(described, dict) and "status" in described else None
 
 
-def write_aside(path: Path, text: str) -> None:
-    """Write a small file so that ``path`` holds the old or the new text, whole, whatever happens."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    sync_folder(path.parent)
+def _record(
+    journal: Path, described: dict[str, Any], start: int, offset: int, size: int, crc: int, layouts: dict[Any, Layout]
+) -> Record:
+    layout = tuple((name, dtype, tuple(shape)) for name, dtype, shape in described.pop("arrays", ()))
+    checksums = described.pop("crc32", None)
+    return Record(
+        described.pop("status"),
+        described.pop("id", ""),
+        journal,
+        start,
+        offset,
+        size,
+        crc,
+        layouts.setdefault(layout, layout),  # one tuple for the many records that agree
+        tuple(checksums) if checksums is not None else None,
+        Source.of(described.pop("source", None)),
+        described.pop("recipe", None),
+        float(described.pop("time", 0.0)),
+        described,
+    )
 
 
-class PartWriter:
-    """The log of process ``index`` of ``count``: locked, cleaned of a torn end, appended to."""
+def last_end(journal: Path) -> Record | None:
+    """The record by which the share of ``journal`` ended; None if it goes on behind it, or there is no journal."""
+    last = None
+    try:
+        for last in scan(journal):  # noqa: B007 (the last one is wanted)
+            pass
+    except FileNotFoundError:
+        return None
+    return last if last is not None and last.status == "end" else None
+
+
+# --- names ------------------------------------------------------------------------------------------------
+
+
+def journal_name(index: int, count: int) -> str:
+    return f"part-{index:05d}-of-{count:05d}.log"
+
+
+def journals(folder: Path) -> list[Path]:
+    """All journals of a work folder that this process sees, by name."""
+    return sorted(folder.glob("part-*-of-*.log"))
+
+
+def share_of(journal: Path) -> tuple[int, int] | None:
+    """(index, count) of the share that a journal belongs to."""
+    found = re.fullmatch(r"part-(\d+)-of-(\d+)\.log", journal.name)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+# --- writing a journal ------------------------------------------------------------------------------------
+
+
+class JournalWriter:
+    """The journal of share ``index`` of ``count``: locked, cleaned of a torn end, appended to. Used by one
+    thread or several. Raises StoreBusy where another process holds it, OSError as the system gives it."""
 
     def __init__(self, folder: Path, index: int, count: int) -> None:
         self.folder, self.index, self.count = folder, index, count
-        self.path = folder / part_name(index, count)
-        self._file: IO[bytes] = open(self.path, "ab")  # noqa: SIM115 (held for the life of the run)
+        self.path = folder / journal_name(index, count)
+        self._file = self._open()
+        self._lock = threading.Lock()
+        self._failed: OSError | None = None
+        self._looked = time.monotonic()
         try:
-            if not _lock(self._file):
-                raise StoreBusy(_busy(folder, self.path))
-            for other in sorted(folder.glob("part-*.log")):
-                if not other.name.endswith(f"-of-{count:05d}.log") and is_alive(other):
-                    raise StoreBusy(_busy(folder, other))
-            self._file.truncate(_whole_length(self.path))
-            sync_folder(folder)
+            for other in journals(folder):
+                if not other.name.endswith(f"-of-{count:05d}.log") and files.is_locked(other):
+                    raise StoreBusy(busy(folder, other))
+            self.length, damaged = _sound_end(self.path)
+            if self.length != os.fstat(self._file.fileno()).st_size:
+                self._file.truncate(self.length)
+            for record in damaged:
+                self.void(record.id, record.place)
+            self.sync()
+            files.sync_folder(folder)
         except BaseException:
             self._file.close()
             raise
 
-    def add(self, image_id: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def _open(self) -> IO[bytes]:
+        while True:
+            file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (held for the life of the run)
+            try:
+                if not files.try_lock(file, self.path):
+                    raise StoreBusy(busy(self.folder, self.path))
+                if files.same_file(file, self.path):
+                    return file
+            except BaseException:
+                file.close()
+                raise
+            file.close()  # its last owner removed it between our opening and locking it
+
+    def add(
+        self, image_id: str, arrays: Mapping[str, NDArray[Any]], source: Source | None, recipe: str | None
+    ) -> Record:
         """Append the features of one image."""
-        self._append("done", image_id, arrays, {})
+        more: dict[str, Any] = {"crc32": [checksum(a) for a in arrays.values()]}
+        if source is not None:
+            more["source"] = source.described()
+        if recipe is not None:
+            more["recipe"] = recipe
+        return self._append("done", image_id, arrays, more)
+
+    def same(self, image_id: str, source: Source) -> None:
+        """Append that the file ``source`` now has the bytes that features are stored of."""
+        self._append("same", image_id, {}, {"source": source.described()})
+
+    def void(self, image_id: str, place: str) -> None:
+        """Append that what lies at ``place`` (``Record.place``) is damaged, so that it is computed again."""
+        self._append("void", image_id, {}, {"place": place})
 
     def end(self, plan: str, failures: Sequence[Mapping[str, str]]) -> None:
         """Append that this process has done all of its share, but for ``failures`` (id, path, reason);
@@ -163,47 +332,70 @@ class PartWriter:
 
     def sync(self) -> None:
         """Return when everything appended is on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._lock:
+            self._check()
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                # what is on the disk now is unknown, and a later sync would not say so: nothing more is appended
+                self._failed = error
+                raise
+            if time.monotonic() - self._looked > 10:
+                self._looked = time.monotonic()
+                self.path.stat()  # FileNotFoundError: the folder was taken away from under us
 
     def close(self) -> None:
         self._file.close()
 
+    def _check(self) -> None:
+        if self._failed is not None:
+            raise OSError(self._failed.errno, f"{self._failed.strerror}, before", str(self.path))
+
     def _append(
         self, status: Status, image_id: str, arrays: Mapping[str, NDArray[Any]], more: Mapping[str, Any]
-    ) -> None:
+    ) -> Record:
         layout = [[name, a.dtype.str, list(a.shape)] for name, a in arrays.items()]
-        raw = json.dumps({"status": status, "id": image_id, "arrays": layout, **more}).encode()
+        described = {"status": status, "id": image_id, "arrays": layout, "time": round(time.time(), 3), **more}
+        raw = json.dumps(described).encode()
         payload = b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values())
-        head = HEAD.pack(MAGIC, len(raw), len(payload), zlib.crc32(raw), zlib.crc32(payload))
-        self._file.write(head + HEAD_CRC.pack(zlib.crc32(head)) + raw + payload)
+        payload_crc = zlib.crc32(payload)
+        head = HEAD.pack(MAGIC, len(raw), len(payload), zlib.crc32(raw), payload_crc)
+        record = head + HEAD_CRC.pack(zlib.crc32(head)) + raw + payload
+        with self._lock:
+            self._check()
+            try:
+                files.write_fully(self._file.fileno(), record)
+            except OSError as error:
+                self._failed = error  # a torn record, and nothing behind it
+                raise
+            start, self.length = self.length, self.length + len(record)
+        return _record(self.path, described, start, start + WHOLE_HEAD + len(raw), len(payload), payload_crc, {})
 
 
-def part_name(index: int, count: int) -> str:
-    return f"part-{index:05d}-of-{count:05d}.log"
+def _sound_end(journal: Path) -> tuple[int, list[Record]]:
+    """Byte behind the last sound record, and the damaged ones before it as far back as a power loss reaches."""
+    recent: list[Record] = []
+    for record in scan(journal):
+        recent.append(record)
+        while recent[-1].start - recent[0].stop > UNSURE:
+            recent.pop(0)
+    damaged: list[Record] = []
+    end = None
+    for record in reversed(recent):
+        try:
+            record.read()
+        except Damaged:
+            if end is not None:
+                damaged.append(record)
+        else:
+            end = record.stop if end is None else end
+    if end is None:  # nothing sound in the last megabytes: keep what comes before them
+        end = recent[0].start if recent else 0
+    return end, damaged
 
 
-def is_alive(part: Path) -> bool:
-    """Whether a process holds the log right now."""
-    with part.open("rb") as file:
-        return not _lock(file)
-
-
-def _lock(file: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise StoreError(
-            f"{file.name}: this file system has no locks ({error}), without which two runs could spoil each other's "
-            "work: put the output on another one (Lustre: mount with flock) and copy the finished file"
-        ) from error
-    return True
-
-
-def _busy(folder: Path, part: Path) -> str:
-    found = re.search(r"part-(\d+)-of-(\d+)", part.name)
-    who = f"process {int(found[1]) + 1} of {int(found[2])}" if found else part.name
+def busy(folder: Path, journal: Path) -> str:
+    share = share_of(journal)
+    who = f"process {share[0] + 1} of {share[1]}" if share else journal.name
     output = folder.name.removesuffix(".work")
-    return f"another run is making {output} right now ({who} holds {part}): wait for it, or stop it first"
+    return f"another run is making {output} right now ({who} holds {journal}): wait for it, or stop it first"

@@ -1,26 +1,32 @@
 """A feature file in the making: resumed, shared by processes, assembled whole or not at all.
 
-A file at its final path is whole: it is assembled beside it from the journals (``journal``) and renamed.
+A file at its final path is whole: it is assembled beside it from the journals (``journal``), read back, and renamed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import StoreError
-from .journal import PartWriter, Record, part_name, scan, sync_folder, write_aside
-from .store import SCHEMA_VERSION, open_features, provenance, report_path, work_dir, write_image
+from . import files, shares
+from .assemble import Assembly, Incomplete, Outcome
+from .journal import JournalWriter, journal_name, journals, share_of
+from .shares import FolderClosed, Register
+from .source import FileStamp, Source
+from .store import image_ids, open_features, provenance, report_path, work_dir
+from .stored import Stored, open_finished
+
+__all__ = ["FileStamp", "Incomplete", "Outcome", "Output", "Source", "assemble_by_hand", "plan_digest"]
+
+MANIFEST = "manifest.json"
 
 
 def plan_digest(ids: Iterable[str]) -> str:
@@ -28,51 +34,147 @@ def plan_digest(ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a finished file holds."""
-
-    images: int
-    failed: list[dict[str, str]]
-    """What gave no features: id, path and reason of each, by path."""
+def recipe_digest(identity: Mapping[str, Any]) -> str:
+    """Identifies what decides the values of features."""
+    return hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()[:16]
 
 
-class Store:
-    """One output file being made, by this process and perhaps others.
+class Output:
+    """One feature file being made, by this process and perhaps others, on this machine or others.
 
     ``identity`` is all that decides the values in the file; resuming with another is refused. ``notes`` are
     written into the file too but may differ between runs. Process ``index`` of ``count`` does its share
-    of the images; the one that ends last assembles the file."""
+    of the images; the one that ends last assembles the file. ``say`` is told what is waited for.
+
+    Raises StoreError (StoreBusy where another process does this share) for everything that goes wrong with files."""
 
     def __init__(
-        self, output: Path, identity: Mapping[str, Any], notes: Mapping[str, Any], index: int = 0, count: int = 1
+        self,
+        path: Path,
+        identity: Mapping[str, Any],
+        notes: Mapping[str, Any],
+        index: int = 0,
+        count: int = 1,
+        *,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.output, self.identity, self.notes = output, dict(identity), dict(notes)
-        self.folder = work_dir(output)
+        self.path, self.identity, self.notes = path, dict(identity), dict(notes)
+        self.folder = work_dir(path)
         self.index, self.count = index, count
-        self._earlier = self._open_earlier()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._check_manifest()
-        self.part = PartWriter(self.folder, index, count)
-        try:
-            self.done = self._earlier | {r.id for r in self._records() if r.status == "done"}
-        except BaseException:
-            self.part.close()
-            raise
+        self.waiting: list[int] = []
+        """After ``finish`` returned None: the shares that have not ended, counted from 0."""
+        self._recipe = recipe_digest(identity)
+        self._say = say
+        self._pinned = False
+        with _one_line(f"{path} cannot be made"), contextlib.ExitStack() as stack:
+            self._finished = open_finished(path)
+            if self._finished is not None:
+                stack.enter_context(self._finished)
+                self._compare(provenance(self._finished), f"{path} was made", "move it away, or give another output")
+            self._begin()
+            stack.callback(self._journal.close)
+            self._stored = Stored(self._finished, self._recipe)
+            self._stored.learn(journals(self.folder))
+            self._check_manifest()
+            self._at_end = stack.pop_all()
 
-    def _open_earlier(self) -> set[str]:
-        """Ids in a file that is already at the final path (an earlier run that had failures, or fewer images)."""
-        if not self.output.exists():
-            return set()
-        with open_features(self.output) as file:
-            made = provenance(file)
-            if not made:
-                raise StoreError(
-                    f"{self.output} exists and was not made by this program (it says nothing of its making): move it "
-                    "away, or give another output"
-                )
-            self._compare(made, f"{self.output} was made", "move it away, or give another output")
-            return set(file)
+    # --- what is stored ---------------------------------------------------------------------------------
+
+    def is_current(self, image_id: str, path: str, size: int, mtime_ns: int, digest: Callable[[], str]) -> bool:
+        """Whether features of exactly the bytes of this image file are stored, in the finished file or any journal.
+
+        The same path, size and modification time as recorded are the same bytes; otherwise ``digest()``, the SHA-256
+        of the file now, is compared with the recorded one, and where it is equal, remembered. Features of an earlier
+        version of this kit, which recorded no source, count as current."""
+        with _one_line(f"{self.path}: {image_id!r}"):
+            current, also = self._stored.is_current(image_id, FileStamp(path, size, mtime_ns), digest)
+            if also is not None:
+                self._stored.remember(image_id, also)
+                self._journal.same(image_id, also)
+            return current
+
+    def known(self, image_id: str) -> bool:
+        """Whether features of the image are stored, of whatever bytes."""
+        return self._stored.knows(image_id)
+
+    def check_room(self, images: int, bytes_per_image: int) -> None:
+        """Raise StoreError if the disk cannot take what is missing of ``images`` and the assembled file beside it."""
+        missing = max(0, images - sum(1 for _ in self._stored.ids()))
+        if missing:
+            what = f"{missing:,} images to do and the finished file of {images:,}, {bytes_per_image:,} bytes each"
+            with _one_line(f"{self.path} cannot be made"):
+                files.check_room(self.path.parent, (missing + images) * bytes_per_image, what)
+
+    # --- storing ----------------------------------------------------------------------------------------
+
+    def add(self, image_id: str, arrays: Mapping[str, NDArray[Any]], source: Source | None) -> None:
+        """Append the features of one image, made from the file ``source``. On the disk after ``sync``."""
+        with self._kept():
+            if not self._pinned:
+                self._pin()
+            record = self._journal.add(image_id, {k: np.asarray(v) for k, v in arrays.items()}, source, self._recipe)
+            self._stored.take(record)
+
+    def sync(self) -> None:
+        """Return when everything added is on the disk."""
+        with self._kept():
+            self._journal.sync()
+
+    def finish(self, current: Mapping[str, FileStamp], failures: Sequence[Mapping[str, str]]) -> Outcome | None:
+        """Say that this process has done its share of the images, but for its ``failures`` (id, path, reason).
+
+        ``current``: all listed images, the same ids for every process, and what their files are now.
+        Returns the outcome if the file is whole now, None if others still have to end (``waiting``).
+        Raises StoreError if an image has neither features of its bytes nor a reason, or anything fails on the way:
+        then the journals are as they were, and the same command goes on from there."""
+        with self._kept():
+            plan = plan_digest(current)
+            self._keep_plan(plan, current)
+            self._journal.end(plan, failures)
+            ended = {"event": "ended", "share": self.index, "of": self.count, "plan": plan}
+            try:
+                self._register.append({**ended, "length": self._journal.length})
+                if not self._all_ended(plan):
+                    return None
+                with files.exclusive(self.folder / "assemble.lock", wait=True):
+                    outcome = self._assembly(current).run()
+            except (FolderClosed, FileNotFoundError):
+                if self.folder.exists() and not self._register.closed:
+                    raise
+                return self._made_by_another(current, failures)
+            self._journal.close()
+        self._clean_up()
+        return outcome
+
+    def close(self) -> None:
+        """Let go of the files. What was added and not synced may be lost."""
+        with contextlib.suppress(OSError):
+            self._at_end.close()
+
+    # --- beginning --------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Take this share's journal, in a folder that nobody is removing."""
+        deadline = files.Deadline(files.patience(self.path.parent))
+        begun = {"event": "begun", "share": self.index, "of": self.count, "notes": self.notes}
+        shares.remove_leftovers(self.folder)
+        while True:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._journal = JournalWriter(self.folder, self.index, self.count)
+                try:
+                    self._register = Register(self.folder)
+                    self._register.append(begun)
+                    return
+                except BaseException:
+                    self._journal.close()
+                    raise
+            except FileNotFoundError:  # removed, by one that finished, between two of our calls
+                if not deadline.wait():
+                    raise
+            except FolderClosed:  # its file is written: the one that wrote it is removing the folder, or was killed
+                if not deadline.wait() and self._register.take_over():
+                    shares.remove(self.folder)
 
     def _compare(self, found: Mapping[str, Any], what: str, way_out: str) -> None:
         different = [
@@ -84,109 +186,207 @@ class Store:
             raise StoreError(f"{what} with another recipe: {'; '.join(different)}. Use the same one, {way_out}")
 
     def _check_manifest(self) -> None:
-        path = self.folder / "manifest.json"
+        """Refuse to go on with what another recipe has stored; a folder without any features pins none."""
+        if not self._stored.foreign:
+            return
+        path = self.folder / MANIFEST
+        found = _read_json(path)
+        if found is None and not path.exists():
+            if self._finished is None:
+                raise StoreError(f"{self.folder} has journals but no {MANIFEST}: delete the folder to start anew")
+        elif found is None:
+            raise StoreError(f"{path} is damaged: delete {self.folder} to start anew")
+        else:
+            self._compare(found, f"{self.folder} was begun", f"or delete {self.folder} to start anew")
+
+    def _pin(self) -> None:
+        """Write down the recipe with the first stored image, or find that another process has."""
+        path = self.folder / MANIFEST
+        text = json.dumps(self.identity, indent=1)
+        deadline = files.Deadline(files.patience(self.folder))
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                files.sync_file(path)
+            files.sync_folder(self.folder)
+        except FileExistsError:
+            found = _read_json(path)
+            while found is None and deadline.wait():  # another one is writing it right now
+                found = _read_json(path)
+            if found is None or any(found.get(key) != value for key, value in self.identity.items()):
+                self._stored.learn(journals(self.folder))
+                self._check_manifest()
+                files.atomic_write(path, text)  # of a run that stored nothing
+        self._pinned = True
+
+    # --- finishing --------------------------------------------------------------------------------------
+
+    def _all_ended(self, plan: str) -> bool:
+        """Whether this share was the last to end. Raises StoreError if another one had another list of images."""
+        self.waiting = []
+        for index in range(self.count):
+            event = self._register.state_of(index, self.count)
+            said = event.get("plan") if event is not None and event["event"] == "ended" else None
+            journal = self.folder / journal_name(index, self.count)
+            if event is None:  # an earlier version kept no events
+                learnt = Stored(None, self._recipe)
+                learnt.learn([journal])
+                said = learnt.ends[journal].more.get("plan") if journal in learnt.ends else None
+            if said is None:
+                self.waiting.append(index)
+            elif said != plan:
+                raise StoreError(
+                    f"{journal} was ended over another list of images: the folder changed in between; run process "
+                    f"{index + 1} of {self.count} again"
+                )
+        return not self.waiting
+
+    def _assembly(self, current: Mapping[str, FileStamp]) -> Assembly:
+        ended = {i: self._register.state_of(i, self.count) or {} for i in range(self.count)}
+        expected = {self.folder / journal_name(*share): 0 for share in self._register.shares()}
+        expected |= {self.folder / journal_name(i, self.count): int(e.get("length", 0)) for i, e in ended.items()}
+        return Assembly(
+            self.path, self.folder, self._recipe, self.identity, self.notes, current,
+            [self.folder / journal_name(i, self.count) for i in ended], expected, self._void, self._say,
+        )  # fmt: skip
+
+    def _void(self, image_id: str, place: str) -> None:
+        self._stored.forget(image_id, place)
+        self._journal.void(image_id, place)
+        self._journal.sync()
+
+    def _keep_plan(self, plan: str, ids: Iterable[str]) -> None:
+        """Keep the list of images beside the journals, for ``assemble_by_hand``."""
+        path = self.folder / plan_name(plan)
         if not path.exists():
-            leftovers = sorted(self.folder.glob("part-*.log"))
-            if leftovers and not self.output.exists():
-                raise StoreError(f"{self.folder} has parts but no manifest.json: delete the folder to start anew")
-            for part in leftovers:  # a clean-up was interrupted: everything is in the finished file
-                part.unlink()
-            write_aside(path, json.dumps(self.identity, indent=1))
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise StoreError(f"{path} is damaged ({error}): delete {self.folder} to start anew") from error
-        self._compare(found, f"{self.folder} was begun", f"or delete {self.folder} to start anew")
+            files.atomic_write(path, json.dumps(list(ids)))
 
-    def _records(self) -> Iterator[Record]:
-        for part in sorted(self.folder.glob("part-*.log")):
-            yield from scan(part)
-
-    def check_space(self, images: int, bytes_per_image: int) -> None:
-        """Raise StoreError if the disk cannot take the parts still missing and the assembled file beside them."""
-        missing = max(0, images - len(self.done))
-        needed = (missing + images) * bytes_per_image
-        free = shutil.disk_usage(self.folder).free
-        if missing and needed > free:
+    def _made_by_another(self, current: Mapping[str, FileStamp], failures: Sequence[Mapping[str, str]]) -> Outcome:
+        """What the file holds that another process wrote while this one ended."""
+        with open_features(self.path) as file:
+            ids = set(image_ids(file))
+        report = _read_json(report_path(self.path)) or {}
+        failed = [*report.get("failed", ()), *failures]
+        missing = current.keys() - ids - {failure["id"] for failure in failed}
+        if missing:
             raise StoreError(
-                f"not enough space in {self.output.parent}: {needed / 1e9:,.1f} GB needed ({missing:,} images to do "
-                f"and the finished file of {images:,}, {bytes_per_image:,} bytes each), {free / 1e9:,.1f} GB free; "
-                "make space or give another output. Nothing was started"
+                f"another run finished {self.path} in the meantime, without {len(missing):,} of {len(current):,} "
+                "images: run the command again"
             )
-
-    def finish(self, ids: Sequence[str], failures: Sequence[Mapping[str, str]]) -> Outcome | None:
-        """Say that this process has done its share of ``ids`` (all images, the same list for every process), but
-        for its ``failures`` (each with id, path, reason).
-
-        Returns the outcome if the file is whole now (by this process), None if others still have to end."""
-        digest = plan_digest(ids)
-        self.part.end(digest, failures)
-        try:
-            with (self.folder / "assemble.lock").open("wb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if not (self.folder / "manifest.json").exists():
-                    return None  # a process that ended at the same time assembled the file and cleaned up
-                ends = [self._end_of(index, digest) for index in range(self.count)]
-                if None in ends:
-                    return None
-                return self._assemble([failure for end in ends if end for failure in end["failures"]], len(ids))
-        except FileNotFoundError:
-            if self.folder.exists():
-                raise
-            return None
-
-    def _end_of(self, index: int, digest: str) -> dict[str, Any] | None:
-        """What process ``index`` said when it ended; None while it has not."""
-        part = self.folder / part_name(index, self.count)
-        last = None
-        if part.exists():
-            for last in scan(part):  # noqa: B007
-                pass
-        if last is None or last.status != "end":
-            return None
-        if last.description["plan"] != digest:
-            raise StoreError(
-                f"{part} was ended over another list of images: the folder changed in between; run process "
-                f"{index + 1} of {self.count} again"
-            )
-        return last.description
-
-    def _assemble(self, failures: list[dict[str, str]], images: int) -> Outcome:
-        done = {record.id: record for record in self._records() if record.status == "done"}
-        every = set(done) | self._earlier
-        assert len(every) + len(failures) >= images, "an image has neither features nor a reason"
-        if done:
-            aside = self.folder / "assembled.h5"
-            with h5py.File(aside, "w") as file, contextlib.ExitStack() as stack:
-                earlier = stack.enter_context(open_features(self.output)) if self._earlier else None
-                for image_id in sorted(every, key=str.encode):
-                    if image_id in done:
-                        write_image(file, image_id, done[image_id].read())
-                    elif earlier is not None:
-                        earlier.copy(earlier[image_id], file, image_id)
-                attributes = {"schema_version": SCHEMA_VERSION, **self.identity, **self.notes}
-                file.attrs.update({**attributes, "images": len(every), "failed": len(failures)})
-            with aside.open("rb") as written:
-                os.fsync(written.fileno())
-        outcome = Outcome(len(every), sorted(failures, key=lambda f: f["path"]))
-        self._write_report(outcome)
-        if done:
-            aside.replace(self.output)
-            sync_folder(self.output.parent)
-        self._clean_up()
-        return outcome
-
-    def _write_report(self, outcome: Outcome) -> None:
-        report = {"output": self.output.name, "images": outcome.images, "failed": outcome.failed}
-        text = json.dumps({**report, **self.identity, **self.notes}, indent=1, ensure_ascii=False)
-        write_aside(report_path(self.output), text + "\n")
+        return Outcome(len(ids), list(report.get("failed", ())), [])
 
     def _clean_up(self) -> None:
-        # the manifest goes first: without it a folder is not resumed from, and a second finisher sees it is late
-        for path in sorted(self.folder.iterdir(), key=lambda p: p.name != "manifest.json"):
-            path.unlink()
-        with contextlib.suppress(OSError):  # another process that ended with us may still hold its lock file
-            self.folder.rmdir()
+        """Remove the work folder, unless another process has begun to work in it."""
+        try:
+            others = [j for j in journals(self.folder) if j != self._journal.path]
+            if not any(map(files.is_locked, others)) and self._register.close():
+                shares.remove(self.folder)
+        except OSError as error:
+            self._say(f"{self.path} is whole; its work folder {self.folder} could not be removed ({error}): delete it")
 
-    def close(self) -> None:
-        self.part.close()
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Errors in one line that says what is kept."""
+        with _one_line(
+            "", f". Every image computed so far is kept in {self.folder}; mend the cause and run the same command again"
+        ):
+            yield
+
+
+def plan_name(plan: str) -> str:
+    return f"images-{plan[:16]}.json"
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """What a small file says; None if there is none, or it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+@contextlib.contextmanager
+def _one_line(what: str, behind: str = "") -> Iterator[None]:
+    """Let every error but our own be a StoreError of one line."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except (OSError, MemoryError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise StoreError(f"{what}{': ' if what else ''}{said}{behind}") from error
+
+
+def assemble_by_hand(path: Path, *, say: Callable[[str], None] = lambda text: None) -> Outcome:
+    """Write the feature file from its journals alone, without images or detector.
+
+    For runs whose last share was killed, or that can no longer be run. Raises StoreError: StoreBusy where a share is at
+    work, Incomplete with the ids that are missing, and which shares never ended."""
+    folder = work_dir(path)
+    if not folder.is_dir():
+        there = (
+            "is whole: there is nothing to assemble" if path.exists() else "does not exist, nor anything to make it of"
+        )
+        raise StoreError(f"{path} {there} ({folder} is not there)")
+    with _one_line(f"{path} cannot be assembled"), contextlib.ExitStack() as stack:
+        journal = JournalWriter(folder, 0, 0)
+        stack.callback(journal.close)
+        register = Register(folder)
+        register.catch_up()
+        identity = _read_json(folder / MANIFEST)
+        if identity is None and not register.closed:
+            raise StoreError(f"{folder} holds no features yet (no {MANIFEST}): run the command that makes {path.name}")
+        if identity is not None and not register.closed:
+            outcome = _by_hand(path, folder, identity, register, journal, say)
+        else:
+            with open_features(path) as file:
+                outcome = Outcome(len(image_ids(file)), [], [])
+        journal.close()
+        if register.closed or register.close():
+            shares.remove(folder)
+        return outcome
+
+
+def _by_hand(
+    path: Path, folder: Path, identity: dict[str, Any], register: Register, journal: JournalWriter,
+    say: Callable[[str], None],
+) -> Outcome:  # fmt: skip
+    recipe = recipe_digest(identity)
+    stored = Stored(None, recipe)
+    stored.learn(journals(folder))
+    ended = {j: str(end.more.get("plan")) for j, end in stored.ends.items()}
+    if not ended:
+        raise StoreError(
+            f"{path} cannot be assembled: none of its shares has ended, so its images are not known; "
+            f"{sum(1 for _ in stored.ids()):,} are stored in {folder}. Run the command that makes it again, it resumes"
+        )
+    newest = max(ended, key=lambda j: stored.ends[j].time)
+    plan, (_, count) = ended[newest], share_of(newest) or (0, 1)
+    names = [folder / journal_name(i, count) for i in range(count)]
+    unended = [i for i, name in enumerate(names) if ended.get(name) != plan]
+    never = f"; never ended: share {', '.join(str(i + 1) for i in unended)} of {count}" if unended else ""
+    try:
+        ids = json.loads((folder / plan_name(plan)).read_text(encoding="utf-8"))
+        if plan_digest(ids) != plan:
+            raise ValueError
+    except (OSError, ValueError, TypeError):
+        raise StoreError(
+            f"{path} cannot be assembled: {folder / plan_name(plan)}, the list of its images, is missing or damaged"
+            f"{never}. Run the command that makes it again, it resumes"
+        ) from None
+
+    def void(image_id: str, place: str) -> None:
+        journal.void(image_id, place)
+        journal.sync()
+
+    assembly = Assembly(
+        path, folder, recipe, identity, register.notes(), dict.fromkeys(ids),
+        [name for i, name in enumerate(names) if i not in unended], dict.fromkeys(names, 0), void, say,
+    )  # fmt: skip
+    try:
+        with files.exclusive(folder / "assemble.lock", wait=True):
+            return assembly.run()
+    except Incomplete as error:
+        raise Incomplete(f"{error}{never}", error.missing) from None

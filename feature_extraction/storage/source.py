@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 
 class FileStamp(NamedTuple):
@@ -17,7 +17,7 @@ class FileStamp(NamedTuple):
     """Modification time, nanoseconds since 1970; -1 where the file cannot be asked."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """One image file as it was read."""
 
@@ -29,3 +29,23 @@ class Source:
     """Modification time, nanoseconds since 1970."""
     sha256: str
     """Digest of the bytes that were decoded, hexadecimal."""
+
+    @property
+    def stamp(self) -> FileStamp:
+        return FileStamp(self.path, self.size, self.mtime_ns)
+
+    def described(self) -> dict[str, Any]:
+        """As JSON keeps it."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, described: object) -> Source | None:
+        """From what JSON kept; None where it holds no source (features of an earlier version of this kit)."""
+        if not isinstance(described, dict):
+            return None
+        try:
+            return cls(
+                str(described["path"]), int(described["size"]), int(described["mtime_ns"]), str(described["sha256"])
+            )
+        except (KeyError, TypeError, ValueError):
+            return None

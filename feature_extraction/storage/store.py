@@ -10,22 +10,30 @@ Layout (that of the published files), N = boxes, G = grid size, D = feature dime
             <image id>/img_h      int64   ()
             <image id>/cls_prob   float32 (N, classes)   only with --class_probs; background first
 
-Files of this kit carry root attributes that say what made them (``provenance``); the published files have none.
+Files of this kit carry root attributes that say what made them (``provenance``) and, on each image's group, what it
+was made from (``source``) and the CRC-32 of its arrays (``crc32``); the published files have none of these.
 numpy and h5py only.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import h5py
+import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreError
+from .source import Source
 
 SCHEMA_VERSION: Final = 1
+SOURCE: Final = "source"
+"""Attribute of an image's group: the image file it was made from, as JSON (path, size, mtime_ns, sha256)."""
+CHECKSUMS: Final = "crc32"
+"""Attribute of an image's group: CRC-32 of the bytes of each of its arrays, as JSON."""
 
 
 def work_dir(output: Path) -> Path:
@@ -71,8 +79,41 @@ def provenance(file: h5py.File) -> dict[str, Any]:
     return {key: value.item() if hasattr(value, "item") else value for key, value in file.attrs.items()}
 
 
-def write_image(file: h5py.File, image_id: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write one image's group in the published layout."""
+def write_image(
+    file: h5py.File,
+    image_id: str,
+    arrays: Mapping[str, NDArray[Any]],
+    source: Source | None,
+    checksums: Mapping[str, int],
+) -> None:
+    """Write one image's group in the published layout, with what it was made from and the CRC-32 of each array."""
     group = file.create_group(image_id)
     for name, array in arrays.items():
         group[name] = array
+    group.attrs[CHECKSUMS] = np.bytes_(json.dumps(dict(checksums)))
+    if source is not None:
+        group.attrs[SOURCE] = np.bytes_(json.dumps(source.described()))
+
+
+def read_image(file: h5py.File, image_id: str) -> dict[str, NDArray[Any]]:
+    """The arrays of one image by name."""
+    return {name: dataset[()] for name, dataset in file[image_id].items()}
+
+
+def source_of(file: h5py.File, image_id: str) -> Source | None:
+    """The image file that the features were made from; None in files of an earlier version and published ones."""
+    return Source.of(_attribute(file, image_id, SOURCE))
+
+
+def checksums_of(file: h5py.File, image_id: str) -> dict[str, int]:
+    """CRC-32 of each of the image's arrays; empty in files of an earlier version and published ones."""
+    found = _attribute(file, image_id, CHECKSUMS)
+    return {str(k): int(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+
+def _attribute(file: h5py.File, image_id: str, name: str) -> object:
+    raw = file[image_id].attrs.get(name)
+    try:
+        return json.loads(raw) if isinstance(raw, bytes) else None
+    except ValueError:
+        return None

@@ -5,7 +5,7 @@
 Workload: grid features of ``--images`` crops (375 x 500) with the narrow model of the tests (or a given checkpoint), by
 the command a user types; metric: images per second as the command reports them (its start is not counted). Beside it:
 as many busy single-threaded processes as there are usable processors. Quota: a cgroup with half of them; needs root and
-a writable CPU controller, and says so where there is none. ``--waiting active`` lets OpenMP's threads spin, for comparison.
+a writable CPU controller, and says so where there is none. ``--waiting active`` lets OpenMP's threads spin.
 """
 
 from __future__ import annotations
@@ -101,9 +101,8 @@ def main() -> int:
         with company(round(cpus)):
             beside = rate(photographs, checkpoint, args.waiting)
         print(f"{cpus:g} processors, waiting threads {args.waiting}, {args.images} images")
-        print(
-            f"alone {alone:.2f} images/s; beside {round(cpus)} busy processes {beside:.2f}: {alone / beside:.2f} x slower"
-        )
+        slower = f"{alone / beside:.2f} x slower"
+        print(f"alone {alone:.2f} images/s; beside {round(cpus)} busy processes {beside:.2f}: {slower}")
         try:
             with quota(cpus / 2):
                 bounded = rate(photographs, checkpoint, args.waiting)

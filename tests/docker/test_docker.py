@@ -33,7 +33,7 @@ def test_hadolint() -> None:
 
 
 def test_shellcheck() -> None:
-    scripts = [*sorted((ROOT / "scripts").rglob("*.sh")), ROOT / ".ci" / "run"]
+    scripts = [*sorted(ROOT.glob("scripts/**/*.sh")), *sorted((ROOT / "docker").glob("*.sh")), ROOT / ".ci" / "run"]
     assert len(scripts) >= 3
     done = subprocess.run([program("shellcheck"), *scripts], capture_output=True, check=False)
     assert done.returncode == 0, done.stdout.decode()

@@ -57,7 +57,7 @@ def test_a_bad_image_is_named_by_position(extractor: FeatureExtractor, tmp_path:
 @pytest.mark.parametrize("kind", ["grid", "boxes"])
 def test_overflow_is_not_written_silently(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     overflowing = FeatureExtractor(tiny_checkpoint, device="cpu")
-    monkeypatch.setattr(overflowing._detector.head, "fc6_bias", torch.full((64,), torch.inf))
+    monkeypatch.setattr(overflowing._detector.model.head, "fc6_bias", torch.full((64,), torch.inf))
     with pytest.raises(ImageError, match="not finite"):
         getattr(overflowing, kind)([photograph("coffee")])
 
@@ -70,7 +70,7 @@ def test_more_boxes_than_proposals(extractor: FeatureExtractor) -> None:
 def test_importing_the_packages_does_not_import_torch() -> None:
     program = (
         "import sys, feature_extraction, kmeans, feature_extraction.catalog, feature_extraction.recipe\n"
-        "import feature_extraction.storage.output, feature_extraction.cli, feature_extraction.pipeline\n"
+        "import feature_extraction.storage.output, feature_extraction.cli\n"
         "assert 'torch' not in sys.modules, 'torch'\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

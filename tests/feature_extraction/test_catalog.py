@@ -16,11 +16,11 @@ def test_sixteen_published_files() -> None:
     assert len(files) == len({file.name for file in files.values()}) == 16
     for path, name, script, images, size, published in (
         ("COCO/features/maskrcnn_train_grid8.h5", "coco-train-grid", "coco_extract_grid_feature.py",
-         "COCO/images/train2014", 524_288, "COCO/maskrcnn_train_grid8.h5"),
+         "COCO/images/train2014", 526_336, "COCO/maskrcnn_train_grid8.h5"),
         ("VG/features/maskrcnn_boxes36.h5", "vg-boxes", "VG_extract_bbox_feature.py",
-         "VG/images", 294_912, "VG/maskrcnn_boxes36.h5"),
+         "VG/images", 300_896, "VG/maskrcnn_boxes36.h5"),
         ("nlvr2/features/maskrcnn_valid_grid8.h5", "nlvr2-valid-grid", "nlvr2_extract_grid_feature.py",
-         "nlvr2/images/dev", 524_288, "NLVR2/maskrcnn_valid_grid8.h5"),
+         "nlvr2/images/dev", 526_336, "NLVR2/maskrcnn_valid_grid8.h5"),
     ):  # fmt: skip
         file = files[f"datasets/{path}"]
         assert (file.name, file.script, file.bytes_per_image) == (name, script, size)

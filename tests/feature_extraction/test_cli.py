@@ -149,7 +149,9 @@ def test_what_does_not_need_torch_is_said_before_it_is_imported(tmp_path: Path) 
 
 
 def test_a_python_without_the_packages_is_told_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "cv2.py").write_text("raise ModuleNotFoundError(\"No module named 'cv2'\", name='cv2')\n")
+    (tmp_path / "images/val2014").mkdir(parents=True)
+    (tmp_path / "images/val2014/a.jpg").write_bytes(b"x")
+    (tmp_path / "h5py.py").write_text("raise ModuleNotFoundError(\"No module named 'h5py'\", name='h5py')\n")
     done = subprocess.run(
         [sys.executable, "coco_extract_grid_feature.py", "--cocoroot", str(tmp_path)],
         cwd=ROOT / "feature_extraction", env={**os.environ, "PYTHONPATH": str(tmp_path)},
@@ -157,7 +159,7 @@ def test_a_python_without_the_packages_is_told_what_to_do(tmp_path: Path) -> Non
     )  # fmt: skip
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "has no cv2" in line
+    assert "has no h5py" in line
     assert "make setup" in line
 
 

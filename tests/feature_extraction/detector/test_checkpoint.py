@@ -15,8 +15,8 @@ import yaml
 from helpers.common import DATA
 
 from feature_extraction.detector import checkpoint
-from feature_extraction.detector.build import find_checkpoint
 from feature_extraction.detector.config import FIXED, KEYS, DetectorConfig, fork_settings, read_config
+from feature_extraction.detector.files import find_checkpoint
 from feature_extraction.errors import CheckpointError
 from scripts.dev import synthetic_checkpoint
 

@@ -141,6 +141,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def spread(count: int, wanted: int) -> list[int]:
+    """Up to ``wanted`` of ``count`` positions, evenly spread, both ends among them."""
+    return np.unique(np.linspace(0, count - 1, min(wanted, count)).astype(int)).tolist() if count else []
+
+
 @contextmanager
 def opened(entry: FeatureEntry) -> Iterator[h5py.File]:
     """The entry's file for reading. Raises StoreError, also for what h5py meets inside the block."""

@@ -1,4 +1,4 @@
-"""The images of the page: a few of every file, spread over it, with their boxes, their words and the images like them."""
+"""The images of the page: a few of every file, with their boxes, their words and the images that are like them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from feature_extraction.draw import BoxMark, marks_of
 from feature_extraction.errors import KitError, UsageError
 from feature_extraction.names import printable
 
-from .files import HOSTILE, FeatureEntry, Split, one_line, opened
+from .files import HOSTILE, FeatureEntry, Split, one_line, opened, spread
 from .photographs import Photographs, Thumbnail, recorded_path
 from .words import Postings, Vocabulary
 
@@ -92,11 +92,6 @@ class Album:
     cards: list[Card]
     samples: dict[str, Sample]
     """By the name of the file."""
-
-
-def spread(count: int, wanted: int) -> list[int]:
-    """Up to ``wanted`` of ``count`` positions, evenly spread, both ends among them."""
-    return np.unique(np.linspace(0, count - 1, min(wanted, count)).astype(int)).tolist() if count else []
 
 
 def albums_of(

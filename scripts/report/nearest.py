@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from feature_extraction.errors import KitError
 
-from .files import FeatureEntry, opened
+from .files import FeatureEntry, opened, spread
 from .words import Postings, Target, Vocabulary
 
 CELLS: Final = 12
@@ -103,12 +103,8 @@ def _spread(postings: Postings, word: int, count: int, files: dict[str, FeatureE
     for target, cells in postings.cells_of(word):
         if target.name in files:
             rows = np.unique(cells // target.words.shape[1])
-            some = (
-                rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))] if len(rows) else []
-            )
-            images += [(target.name, int(row)) for row in some]
-    order = np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)) if images else []
-    return [images[i] for i in order]
+            images += [(target.name, int(rows[i])) for i in spread(len(rows), count)]
+    return [images[i] for i in spread(len(images), count)]
 
 
 class _Reader:

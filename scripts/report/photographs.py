@@ -145,9 +145,9 @@ def _cut(path: Path, wanted: set[Thumbnail | Cell]) -> dict[Thumbnail | Cell, Pi
         size, image = _read(path, wanted)
     except (ImageError, OSError) as error:
         if any(isinstance(what, Thumbnail) and what.damaged for what in wanted):
-            image = _what_can_be_seen(path)
-            if image is not None:
-                return {what: Picture(_cut_out(image, what), image.size) for what in wanted}
+            seen = _what_can_be_seen(path)
+            if seen is not None:
+                return {what: Picture(_cut_out(seen, what), seen.size) for what in wanted}
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return dict.fromkeys(wanted, Picture(None, why=why))
     return {what: Picture(_cut_out(image, what), size) for what in wanted}
@@ -157,7 +157,7 @@ def _read(path: Path, wanted: set[Thumbnail | Cell]) -> tuple[tuple[int, int], I
     """((W, H) of the file, its pixels in RGB, perhaps fewer of them). Raises ImageError, OSError."""
     height, width = read_size(path)  # refuses what is no image, or no size to work with
     longer = max(height, width)
-    need = max(max(w.side if isinstance(w, Thumbnail) else w.grid_size * CELL_SIDE * 1.0 for w in wanted), 1.0)
+    need = max(w.side if isinstance(w, Thumbnail) else w.grid_size * CELL_SIDE for w in wanted)
     if longer >= 2 * need:
         smaller = _read_smaller(path, need / longer)
         if smaller is not None:

@@ -22,7 +22,7 @@ MARK: Final = "#040506"
 SIZE: Final = (4.6, 2.7)
 """Inches."""
 COLOURS: Final = {INK: "currentColor", MARK: "var(--accent)"}
-SETTINGS: Final[dict[str, Any]] = {
+SETTINGS: Final[Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",  # the same data give the same page
     "font.family": "sans-serif",
@@ -91,7 +91,7 @@ class Plots:
             figure = Figure(figsize=(3.2, SIZE[1]))
             axes = figure.subplots()
             bar = figure.colorbar(axes.imshow(values, cmap="viridis"))
-            bar.outline.set_visible(False)  # type: ignore[operator]
+            bar.outline.set_visible(False)
             axes.set_title(title, fontsize=9)
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -120,7 +120,7 @@ class Plots:
         for stand_in, colour in COLOURS.items():
             text = text.replace(stand_in, colour)
         label = Markup.escape(told)
-        return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))  # noqa: S704 our own figure
+        return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))
 
 
 def _figure(below: str, left: str) -> tuple[Figure, Axes]:

@@ -46,7 +46,7 @@ class PageOptions:
     """Images of each file."""
     words: tuple[int, ...] = ()
     """Words asked for by number."""
-    rows: int = 400
+    rows: int = 800
     """Words at most whose nearest cells are cut from their photographs."""
     images: tuple[Path, ...] = ()
     """Further folders with images."""

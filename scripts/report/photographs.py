@@ -17,7 +17,7 @@ from typing import Final
 
 import h5py
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image
 
 from feature_extraction.errors import ImageError, KitError
 from feature_extraction.images.decode import FORMATS, decode_image, read_size
@@ -179,16 +179,12 @@ def _read_smaller(path: Path, part: float) -> Image.Image | None:
 
 
 def _what_can_be_seen(path: Path) -> Image.Image | None:
-    """As much of a cut or damaged JPEG as Pillow has decoded when the data end."""
-    parser = ImageFile.Parser()
+    """As much of a JPEG as its data give: behind an end marker libjpeg takes what is missing for gray."""
     try:
         with open_regular(os.fspath(path)) as file, quiet_pillow():
-            image = Image.open(file, formats=FORMATS)
-            if image.format != "JPEG" or image.width * image.height > MAX_PIXELS:
-                return None
-            file.seek(0)
-            parser.feed(file.read(MAX_DAMAGED_BYTES))
-            return None if parser.image is None else parser.image.convert("RGB")
+            content = file.read(MAX_DAMAGED_BYTES) + b"\xff\xd9"
+            image = Image.open(io.BytesIO(content), formats=("JPEG",))
+            return image.convert("RGB") if image.width * image.height <= MAX_PIXELS else None
     except (ImageError, OSError):
         return None
 

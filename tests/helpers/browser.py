@@ -22,6 +22,12 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage", "--hide-scrollbars",
     "--disable-extensions", "--remote-debugging-pipe",
 )  # fmt: skip
+MIDDLE = """(() => {
+  const element = document.querySelector(%s);
+  element.scrollIntoView({block: "center", behavior: "instant"});
+  const r = element.getBoundingClientRect();
+  return [r.x + r.width / 2, r.y + r.height / 2];
+})()"""
 PATIENCE = 90.0
 """Seconds that one answer may take, on a machine that other processes share."""
 
@@ -37,7 +43,9 @@ def chromium() -> str:
 class Browser:
     """One page. ``profile``: an empty folder for the browser's own files."""
 
-    def __init__(self, profile: Path, width: int = 1280, height: int = 900, dark: bool = False, scripts: bool = True) -> None:
+    def __init__(
+        self, profile: Path, width: int = 1280, height: int = 900, dark: bool = False, scripts: bool = True
+    ) -> None:
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
 
@@ -49,7 +57,7 @@ class Browser:
         self._process = subprocess.Popen(
             [chromium(), *FLAGS, f"--user-data-dir={profile}", "about:blank"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            close_fds=False, preexec_fn=place,
+            close_fds=False, preexec_fn=place,  # noqa: PLW1509 it only duplicates two file descriptors
         )  # fmt: skip
         os.close(to_browser)
         os.close(from_browser)
@@ -96,10 +104,7 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """Click the middle of an element with the mouse."""
-        x, y = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center', "
-            "behavior: 'instant'}); const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2] })()"
-        )
+        x, y = self.run(MIDDLE % json.dumps(selector))
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 

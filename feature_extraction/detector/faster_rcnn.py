@@ -68,19 +68,23 @@ class FasterRCNN(nn.Module):
 
         Only the pyramid levels that the regions are pooled from are computed. ``regions`` may lie on the CPU:
         deciding the levels there keeps a GPU from being waited for."""
-        used = {int(level) for r in regions for level in pyramid_level(r).unique()}
-        pyramid = self._pyramid(images, range(min(used), max(used) + 1))
-        return self.head.features(pyramid, [r.to(images.device) for r in regions]).float()
+        level = torch.cat([pyramid_level(r) for r in regions]).cpu()
+        pyramid = self._pyramid(images, range(int(level.min()), int(level.max()) + 1))
+        there = [r.to(images.device, non_blocking=True) for r in regions]
+        return self.head.features(pyramid, there, level).float()
 
     @torch.inference_mode()
     def detect(self, images: Tensor) -> list[Detections]:
         """Proposals, features and class scores of every image."""
         pyramid = self._pyramid(images, ALL_LEVELS)
-        proposals = self.rpn(pyramid, (images.shape[2], images.shape[3]))
-        fc6 = self.head.features(pyramid, [p for p, _ in proposals])
+        boxes, objectness = self.rpn(pyramid, (images.shape[2], images.shape[3]))
+        # the one thing that a GPU is waited for here: how many proposals there are, and of which levels
+        level = torch.where(objectness >= 0, pyramid_level(boxes), 0).cpu()
+        counts = (level > 0).sum(1).tolist()
+        proposals = [of_image[:n] for of_image, n in zip(boxes, counts, strict=True)]
+        fc6 = self.head.features(pyramid, proposals, level[level > 0])
         logits = self.head.class_logits(fc6)
-        counts = [len(p) for p, _ in proposals]
         return [
-            Detections(p, o, f.float(), s)
-            for (p, o), f, s in zip(proposals, fc6.split(counts), logits.split(counts), strict=True)
+            Detections(p, o[: len(p)], f.float(), s)
+            for p, o, f, s in zip(proposals, objectness, fc6.split(counts), logits.split(counts), strict=True)
         ]

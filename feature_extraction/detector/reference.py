@@ -25,7 +25,7 @@ from .config import fork_settings, read_config
 from .faster_rcnn import Detections
 
 if TYPE_CHECKING:
-    from .build import CheckpointFiles
+    from .files import CheckpointFiles
 
 ANCHORS: Final = "rpn.anchor_generator.cell_anchors."
 """Buffers that the fork computes by itself; a checkpoint need not hold them."""

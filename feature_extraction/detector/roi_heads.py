@@ -96,21 +96,22 @@ class BoxHead(nn.Module):
         for name, buffer in list(self.named_buffers()):
             setattr(self, name, buffer.to(dtype).to(device, stored_as(device, dtype)))
 
-    def features(self, pyramid: dict[int, Tensor], regions: list[Tensor]) -> Tensor:
-        """fc6 after ReLU (R, F) of all regions of the batch, image after image, in the model's precision."""
+    def features(self, pyramid: dict[int, Tensor], regions: list[Tensor], level: Tensor) -> Tensor:
+        """fc6 after ReLU (R, F) of all regions of the batch, image after image, in the model's precision.
+
+        ``level`` (R,): the pyramid level of each, on the CPU: sorting regions by it waits for no GPU."""
         every = torch.cat(regions)
         image = torch.cat([torch.full((len(r),), i, device=r.device) for i, r in enumerate(regions)])
-        level = pyramid_level(every)
         bins, samples = self.config.pooler_resolution, self.config.sampling_ratio
         scales = self.config.pooler_scales
-        if len(pyramid) == 1:  # every region of a grid reads one level: no need to wait for the device to say so
+        if len(pyramid) == 1:
             ((number, level_map),) = pyramid.items()
             pooled = roi_align(level_map, every, image, scales[number - FINEST], bins, samples)
             return self.fc6(pooled)
         some = next(iter(pyramid.values()))
         pooled = some.new_empty(len(every), bins, bins, some.shape[1])
         for number, level_map in pyramid.items():
-            here = (level == number).nonzero().squeeze(1)
+            here = (level == number).nonzero().squeeze(1).to(every.device, non_blocking=True)
             if len(here):
                 scale = scales[number - FINEST]
                 pooled[here] = roi_align(level_map, every[here], image[here], scale, bins, samples)

@@ -41,7 +41,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from ..config import DECODERS, Decoder
 from ..errors import ImageError
 from ..storage.source import Source
-from . import jpeg, tiff
+from . import jpeg, png, tiff
 from .files import MAX_PIXELS, open_for_good, open_regular
 from .quiet import quiet_pillow, too_large
 from .unknown import what_it_is
@@ -91,10 +91,10 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def _check_complete(file: BinaryIO, image: Image.Image) -> None:
-    """Raises ImageError where JPEG data are missing, which libjpeg fills up in silence."""
-    if image.format in ("JPEG", "MPO"):
+    """Raises ImageError where data are missing that a decoder has filled up in silence."""
+    if image.format in ("JPEG", "MPO", "PNG"):
         file.seek(0)
-        jpeg.check_complete(file.read(), image)
+        (png if image.format == "PNG" else jpeg).check_complete(file.read(), image)
     elif isinstance(image, TiffImageFile) and image.info.get("compression") == "jpeg":
         file.seek(0)
         for stream in tiff.jpeg_streams(file.read(), image.tag_v2):
@@ -152,6 +152,8 @@ def _proper(image: Image.Image) -> npt.NDArray[np.uint8]:
         return pixels
     if image.mode == "RGB":
         return np.array(image)
+    if image.mode == "La":
+        image = image.convert("LA")  # to RGB there is no direct way
     if image.mode[0] in "IF":
         full_range = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
         gray = _to_8_bits(np.asarray(image), full_range)

@@ -41,11 +41,15 @@ SAMPLES: Final = {
     CIELAB: {UNSIGNED: (8,)},
 }
 """What is read: photometric interpretation -> kind of sample -> bits per sample."""
+REVERSED: Final = (
+    *((photometric, bits) for photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) for bits in (1, 2, 4)),
+    *((photometric, 8) for photometric in (BLACK_IS_ZERO, RGB, PALETTE)),
+)
+"""What is read with the bits of each byte in reversed order: photometric interpretation, bits."""
 COLOURS: Final = {RGB: 3, CMYK: 4, YCBCR: 3, CIELAB: 3}
 """Samples of a pixel, without the extra ones; 1 for the others."""
 RAW, JPEG = 1, 7
-BLACK_AND_WHITE_CODES: Final = (2, 3, 4)
-"""CCITT fax."""
+FAX_CODES: Final = (2, 3, 4)
 GENERAL_CODES: Final = (5, 8, 32946, 34925, 50000)
 """LZW, deflate (new and old number), LZMA, Zstandard: those that go with predictors."""
 PACKBITS: Final = 32773
@@ -168,12 +172,13 @@ def _why_not_packed(layout: Layout, bits: int, tags: ImageFileDirectory_v2) -> s
     code = layout.compression
     single = layout.samples == 1
     if layout.apart:
-        as_it_is = bits == 8 and layout.photometric in (BLACK_IS_ZERO, RGB, PALETTE, CMYK)
-        if not (as_it_is if code == RAW else as_it_is or single):
+        plain = layout.photometric in (BLACK_IS_ZERO, RGB, PALETTE, CMYK) and not any(layout.extra)
+        alpha = layout.photometric == RGB and layout.extra == (2,)
+        if not (bits == 8 and (plain or alpha)) and (code == RAW or not single):
             return str(layout)
-    if code in BLACK_AND_WHITE_CODES:
-        known = bits == 1 and single
-    elif code == JPEG:
+    if code in FAX_CODES:
+        return f"{layout}, as a fax is compressed (damage would go unnoticed)"
+    if code == JPEG:
         known = bits == 8 and layout.photometric in (BLACK_IS_ZERO, RGB, YCBCR) and not layout.extra
     else:
         known = code in (RAW, PACKBITS, *GENERAL_CODES)
@@ -183,7 +188,9 @@ def _why_not_packed(layout: Layout, bits: int, tags: ImageFileDirectory_v2) -> s
         kind = {2: UNSIGNED, 3: FLOAT}.get(layout.predictor)
         if code not in GENERAL_CODES or bits < 8 or bits == 12 or kind not in layout.sample_formats:
             return f"{layout}, compression {code} with predictor {layout.predictor}"
-    if int(tags.get(266, 1)) != 1 and bits > 8:
+    if code != RAW and bits == 32 and tags.prefix == b"MM":
+        return f"{layout}, big-endian, compression {code}"
+    if int(tags.get(266, 1)) != 1 and ((layout.photometric, bits) not in REVERSED or layout.apart):
         return f"{layout}, bits in reversed order"
     return ""
 

@@ -230,7 +230,7 @@ def write_features(
 def read_back(path: Path, written: Mapping[str, Written]) -> None:
     """Raise StoreError unless the file holds what was ``written``, byte for byte, and nothing else."""
     with h5py.File(path, "r", locking=False) as file:
-        found = set(file)
+        found = set(store.image_ids(file))
         if found != written.keys():
             raise StoreError(f"{path} holds {len(found):,} images after writing {len(written):,}: the disk lost some")
         for image_id, (kind, sums) in written.items():

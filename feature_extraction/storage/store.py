@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreError
+from . import guard
 from .source import Source
 
 SCHEMA_VERSION: Final = 1
@@ -47,19 +48,14 @@ def report_path(output: Path) -> Path:
 
 
 def open_features(path: Path) -> h5py.File:
-    """Open a finished feature file for reading. Raises StoreError, with the way out, for anything else."""
-    if not path.is_file():
-        if work_dir(path).is_dir():
-            raise StoreError(f"{path} is unfinished: run the command that makes it again, it resumes")
-        raise StoreError(f"{path} does not exist: extract or download it first")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise StoreError(
-            f"{path} is not a whole HDF5 file ({error}): it was truncated or is something else; "
-            "make or download it again"
-        ) from error
-    version = file.attrs.get("schema_version", SCHEMA_VERSION)
+    """Open a finished feature file for reading. Raises StoreError, with the way out, for anything else.
+
+    Nothing outside the file is read, whatever it says (``guard``); that holds for the arrays too, where they are read
+    by ``features_of``, ``array_of`` or ``read_image`` and not by ``file[...]``."""
+    if not path.exists() and work_dir(path).is_dir():
+        raise StoreError(f"{path} is unfinished: run the command that makes it again, it resumes")
+    file = guard.open_plain(path)
+    version = provenance(file).get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         file.close()
         raise StoreError(
@@ -71,12 +67,67 @@ def open_features(path: Path) -> h5py.File:
 def image_ids(file: h5py.File) -> list[str]:
     """Ids of all images in row order: ascending as UTF-8 byte strings, the order in which HDF5 itself
     (and so the published ``f.keys()``) lists them; "10" comes before "9" where ids are not zero-padded."""
-    return sorted(file, key=str.encode)
+    return sorted(guard.hard_links(file, file.id, file.filename), key=str.encode)
 
 
 def provenance(file: h5py.File) -> dict[str, Any]:
     """What made the file, from its root attributes; empty for the published files."""
-    return {key: value.item() if hasattr(value, "item") else value for key, value in file.attrs.items()}
+    return guard.attributes(file)
+
+
+# --- the arrays of one image ------------------------------------------------------------------------------
+
+
+def features_of(file: h5py.File, image_id: str) -> h5py.h5d.DatasetID:
+    """The features of one image as h5py's low-level data set, safe to read: plain numbers of a bounded size, whole,
+    inside the file. ``.shape``, ``.dtype``; ``.get_offset()`` is the byte at which they lie in one piece, or None
+    where they do not. Read them there, or by ``read_array``. Raises StoreError for anything else."""
+    return array_of(file, image_id, "features")
+
+
+def array_of(file: h5py.File, image_id: str, name: str) -> h5py.h5d.DatasetID:
+    """The array ``name`` of one image, as ``features_of``."""
+    return guard.plain_array(file, guard.image_group(file, image_id), image_id, name)
+
+
+def array_names(file: h5py.File, image_id: str) -> list[str]:
+    """Names of the arrays of one image, ascending. Raises StoreError for too many."""
+    names = list(guard.hard_links(file, guard.image_group(file, image_id), f"{file.filename}: image {image_id!r}"))
+    if len(names) > guard.MOST_ARRAYS:
+        raise StoreError(f"{file.filename}: image {image_id!r} has {len(names):,} arrays: this is another layout")
+    return names
+
+
+def read_array(array: h5py.h5d.DatasetID) -> NDArray[Any]:
+    """The numbers of an array that ``features_of`` or ``array_of`` gave. Raises OSError if they cannot be read."""
+    return guard.read_array(array)
+
+
+def read_image(file: h5py.File, image_id: str) -> dict[str, NDArray[Any]]:
+    """All arrays of one image by name. Raises StoreError, OSError."""
+    return {name: read_array(array_of(file, image_id, name)) for name in array_names(file, image_id)}
+
+
+def source_of(file: h5py.File, image_id: str) -> Source | None:
+    """The image file that the features were made from; None in files of an earlier version and published ones."""
+    return Source.of(_attribute(file, image_id, SOURCE))
+
+
+def checksums_of(file: h5py.File, image_id: str) -> dict[str, int]:
+    """CRC-32 of each of the image's arrays; empty in files of an earlier version and published ones."""
+    found = _attribute(file, image_id, CHECKSUMS)
+    try:
+        return {str(k): int(v) for k, v in found.items()} if isinstance(found, dict) else {}
+    except (TypeError, ValueError):
+        return {}
+
+
+def _attribute(file: h5py.File, image_id: str, name: str) -> object:
+    raw = guard.text_attribute(guard.image_group(file, image_id), name.encode())
+    try:
+        return json.loads(raw) if raw is not None else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def write_image(
@@ -93,27 +144,3 @@ def write_image(
     group.attrs[CHECKSUMS] = np.bytes_(json.dumps(dict(checksums)))
     if source is not None:
         group.attrs[SOURCE] = np.bytes_(json.dumps(source.described()))
-
-
-def read_image(file: h5py.File, image_id: str) -> dict[str, NDArray[Any]]:
-    """The arrays of one image by name."""
-    return {name: dataset[()] for name, dataset in file[image_id].items()}
-
-
-def source_of(file: h5py.File, image_id: str) -> Source | None:
-    """The image file that the features were made from; None in files of an earlier version and published ones."""
-    return Source.of(_attribute(file, image_id, SOURCE))
-
-
-def checksums_of(file: h5py.File, image_id: str) -> dict[str, int]:
-    """CRC-32 of each of the image's arrays; empty in files of an earlier version and published ones."""
-    found = _attribute(file, image_id, CHECKSUMS)
-    return {str(k): int(v) for k, v in found.items()} if isinstance(found, dict) else {}
-
-
-def _attribute(file: h5py.File, image_id: str, name: str) -> object:
-    raw = file[image_id].attrs.get(name)
-    try:
-        return json.loads(raw) if isinstance(raw, bytes) else None
-    except ValueError:
-        return None

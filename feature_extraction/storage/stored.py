@@ -11,6 +11,7 @@ import h5py
 
 from ..errors import StoreError
 from . import files, store
+from .guard import CutOff, NotThere
 from .journal import Arrays, Damaged, Record, checksum, scan
 from .source import FileStamp, Source
 
@@ -50,7 +51,7 @@ class Stored:
 
     def __init__(self, finished: h5py.File | None, recipe: str) -> None:
         self._finished, self._recipe = finished, recipe
-        self.in_file: set[str] = set(finished) if finished is not None else set()
+        self.in_file: set[str] = set(store.image_ids(finished)) if finished is not None else set()
         self._records: dict[str, list[Record]] = {}
         self._same: dict[str, list[Source]] = {}
         self._void: set[tuple[str, str]] = set()
@@ -153,9 +154,19 @@ class Stored:
 
 def open_finished(output: Path) -> h5py.File | None:
     """The file at the final path; None where there is none. Raises StoreError for what is no feature file of ours."""
-    if not output.exists():
-        return None
-    file = store.open_features(output)
+    deadline = files.Deadline(files.patience(output.parent))
+    shared = files.patience(output.parent) > files.PATIENCE_HERE
+    while True:
+        if not output.exists():
+            return None
+        try:
+            file = store.open_features(output)
+            break
+        except NotThere:
+            return None
+        except CutOff:  # another machine may just have written it: its size as seen here is that of the one before
+            if not shared or not deadline.wait():
+                raise
     if not store.provenance(file):
         file.close()
         raise StoreError(

@@ -122,14 +122,13 @@ def _blocks(samples: np.ndarray, how: Tiff) -> Iterator[np.ndarray]:
 
 def _encode(block: np.ndarray, how: Tiff) -> bytes:
     if how.compression == JPEG:
-        image = Image.fromarray(np.ascontiguousarray(block.squeeze(2) if block.shape[2] == 1 else block))
+        pixels = np.ascontiguousarray(block[:, :, 0] if block.shape[2] == 1 else block).astype(np.uint8)
+        image = Image.fromarray(pixels, "YCbCr") if how.photometric == YCBCR else Image.fromarray(pixels)
         out = io.BytesIO()
-        if how.photometric == YCBCR:
-            image = Image.fromarray(block, "YCbCr")
         image.save(out, "JPEG", quality=97, subsampling=0, keep_rgb=how.photometric == RGB)
         return out.getvalue()
     if how.predictor == 2:
-        block = np.concatenate([block[:, :1], np.diff(block.astype(np.int64), axis=1) % 2**how.bits], axis=1)
+        block = np.diff(block.astype(np.int64), axis=1, prepend=0) % 2**how.bits
     content = _floats_apart(block, how) if how.predictor == 3 else _packed(block, how)
     if how.compression in (DEFLATE, OLD_DEFLATE):
         content = zlib.compress(content)

@@ -251,7 +251,7 @@ def test_grid_path_is_bit_for_bit_the_full_model(tiny_checkpoint: Path) -> None:
         few = detector.region_features(images, [cells])
         with torch.inference_mode():
             every = detector.model._pyramid(images, ALL_LEVELS)
-            full = detector.model.head.features(every, [cells])
+            full = detector.model.head.features(every, [cells], pyramid_level(cells))
         assert torch.equal(few, full)
 
 

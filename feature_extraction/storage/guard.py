@@ -1,0 +1,321 @@
+"""Reading HDF5 files that nobody vouches for: what is not plain is refused before HDF5 acts on it.
+
+HDF5 follows what a file says: links into other files, data in raw files or pipes, views put together of other data
+sets, filters loaded from plug-ins, sizes that no memory holds. Here only hard links, and plain arrays of numbers that
+lie inside the file, are read; everything else is a StoreError of one line. h5py's low-level calls, numpy.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t
+from numpy.typing import NDArray
+
+from ..errors import StoreError
+
+SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
+LARGEST_ARRAY: Final = 256 << 20
+"""Bytes of one array; the published ones take up to 0.5 MB."""
+MOST_ARRAYS: Final = 64
+"""Arrays of one image; the published layout has up to 6."""
+MOST_ATTRIBUTES: Final = 256
+LARGEST_ATTRIBUTE: Final = 1 << 16
+"""Bytes, HDF5's own limit for those beside an object."""
+LONGEST_NAME: Final = 4096
+SMALLEST_ENTRY: Final = 8
+"""Bytes that a name costs at least in the file: bounds how many there can be."""
+FILTERS: Final = {1: "gzip", 2: "shuffle"}
+MAKE_AGAIN: Final = "make or download it again"
+
+
+class NotThere(StoreError):
+    """No file of this name."""
+
+
+class CutOff(StoreError):
+    """A file shorter than it says."""
+
+
+def shown(text: str | bytes) -> str:
+    """A name from a file, as it can be printed: quoted, shortened, control characters escaped."""
+    text = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text
+    return ascii(text if len(text) <= 80 else text[:77] + "...") if not text.isprintable() else repr(text[:80])
+
+
+# --- opening --------------------------------------------------------------------------------------------------
+
+
+def open_plain(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading. Raises StoreError with the true reason: a wrong kind of file, no permission, in
+    use, cut off, something else. The root's links and attributes are looked at, nothing is followed."""
+    _look_before(path)
+    try:
+        file = h5py.File(path, "r")
+    except FileNotFoundError as error:
+        raise NotThere(f"{path} does not exist: extract or download it first") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _why_not(path, str(error)) from error
+    try:
+        for _ in hard_links(file, file.id, path):
+            pass
+        attributes(file)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _look_before(path: Path) -> None:
+    """Refuse what is no HDF5 file without letting HDF5 open it; opening a pipe would wait for ever."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise StoreError(f"{path} is no file (but a folder, pipe or device): name a feature file")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            at = 0  # the signature lies at 0, or behind a block of the user's own of 512 bytes, 1024, ...
+            while at + len(SIGNATURE) <= size:
+                file.seek(at)
+                if file.read(len(SIGNATURE)) == SIGNATURE:
+                    return
+                at = at * 2 or 512
+            file.seek(0)
+            begin = file.read(64)
+    except PermissionError as error:
+        raise StoreError(f"{path} may not be read: {error.strerror}; ask its owner, or copy it") from error
+    except FileNotFoundError as error:
+        raise NotThere(f"{path} does not exist: extract or download it first") from error
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    if not size:
+        raise StoreError(f"{path} is empty: {MAKE_AGAIN}")
+    hint = (
+        " (a web page or a pointer to the real file)" if begin.lstrip()[:1] == b"<" or begin[:8] == b"version " else ""
+    )
+    raise StoreError(f"{path} is not an HDF5 file; it begins with {shown(begin[:16])}{hint}: {MAKE_AGAIN}")
+
+
+def _why_not(path: Path, said: str) -> StoreError:
+    said = " ".join(said.split())
+    if "unable to lock" in said or "already open for write" in said or "errno = 11" in said:
+        return StoreError(
+            f"{path} is in use: another program has it open for writing, or did not close it; wait, or close it there"
+        )
+    if "truncated file" in said:
+        return CutOff(f"{path} is not a whole HDF5 file: it is shorter than it says ({said}): {MAKE_AGAIN}")
+    if "errno = " in said:
+        return StoreError(f"{path} cannot be read ({said})")
+    return StoreError(f"{path} is not a whole HDF5 file ({said}): it is damaged or something else; {MAKE_AGAIN}")
+
+
+# --- links ----------------------------------------------------------------------------------------------------
+
+
+def hard_links(file: h5py.File, group: Any, where: object) -> Iterator[str]:
+    """Names of a group's links, in HDF5's order. Raises StoreError for a link that leads elsewhere, for a name that is
+    no text, and where there are more of them than the file has room for. ``where`` names the group in messages."""
+    most = os.stat(file.filename).st_size // SMALLEST_ENTRY
+    names: list[bytes] = []
+    wrong: list[str] = []
+
+    def look(name: bytes, info: Any) -> int | None:
+        if info.type != h5l.TYPE_HARD:
+            kind = "an external" if info.type == h5l.TYPE_EXTERNAL else "a soft"
+            wrong.append(f"{shown(name)} is {kind} link: only what lies in the file itself is read")
+        elif len(names) >= most:
+            wrong.append("more names than the file has room for: it is damaged or made to harm")
+        elif len(name) > LONGEST_NAME:
+            wrong.append(f"{shown(name)}: a name of {len(name):,} bytes")
+        else:
+            names.append(name)
+        return 1 if wrong else None
+
+    try:
+        group.links.iterate(look, info=True)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise StoreError(f"{where}: its names cannot be read ({_reason(error)}): {MAKE_AGAIN}") from error
+    if wrong:
+        raise StoreError(f"{where}: {wrong[0]}; {MAKE_AGAIN}")
+    for name in names:
+        try:
+            yield name.decode()
+        except UnicodeDecodeError as error:
+            raise StoreError(f"{where}: the name {shown(name)} is not UTF-8: {MAKE_AGAIN}") from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+# --- attributes ---------------------------------------------------------------------------------------------------
+
+
+def attributes(file: h5py.File) -> dict[str, Any]:
+    """The root's attributes: texts, numbers and booleans. Raises StoreError for any other, and for too many."""
+    path = file.filename
+    try:
+        count = h5a.get_num_attrs(file.id)
+        if count > MOST_ATTRIBUTES:
+            raise StoreError(
+                f"{path} has {count:,} attributes, expected at most {MOST_ATTRIBUTES}: it is no feature file"
+            )
+        found: dict[str, Any] = {}
+        for index in range(count):
+            attribute = h5a.open(file.id, index=index)
+            name = attribute.name
+            if not _is_plain_value(attribute):
+                raise StoreError(
+                    f"{path}: its attribute {shown(name)} is no text or number: it was not made by this program"
+                )
+            value = file.attrs[name.decode()]
+            found[name.decode()] = value.item() if hasattr(value, "item") else value
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{path}: its attributes cannot be read ({_reason(error)}): {MAKE_AGAIN}") from error
+    return found
+
+
+def _is_plain_value(attribute: Any) -> bool:
+    """Whether an attribute is one number, boolean or text of a bounded size."""
+    kind = attribute.get_type()
+    if attribute.get_space().get_simple_extent_type() != h5s.SCALAR or attribute.get_storage_size() > LARGEST_ATTRIBUTE:
+        return False
+    return kind.get_class() in (h5t.INTEGER, h5t.FLOAT, h5t.STRING) or kind.dtype == np.dtype(bool)
+
+
+def text_attribute(group: Any, name: bytes) -> bytes | None:
+    """A text of fixed length beside an object; None where there is none, or it is something else."""
+    if not h5a.exists(group, name):
+        return None
+    attribute = h5a.open(group, name)
+    kind = attribute.get_type()
+    if kind.get_class() != h5t.STRING or kind.is_variable_str() or not _is_plain_value(attribute):
+        return None
+    value = np.empty((), attribute.dtype)
+    attribute.read(value)
+    return bytes(value[()])
+
+
+# --- arrays -------------------------------------------------------------------------------------------------------
+
+
+def image_group(file: h5py.File, image_id: str) -> Any:
+    """The group of one image (a low-level GroupID). Raises StoreError where there is none."""
+    path = file.filename
+    try:
+        if "/" in image_id or image_id in ("", ".") or not h5l_is_hard(file.id, image_id.encode()):
+            raise KeyError
+        return h5g.open(file.id, image_id.encode())
+    except (KeyError, UnicodeEncodeError) as error:
+        raise StoreError(f"{path} holds no image {shown(image_id)}") from error
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        if _kind_at(file.id, image_id) == h5o.TYPE_DATASET:
+            raise StoreError(
+                f"{path}: {shown(image_id)} is an array at the top of the file, where every name is an image's group: "
+                "this is another layout"
+            ) from error
+        raise StoreError(f"{path}: image {shown(image_id)} cannot be read ({_reason(error)}): {MAKE_AGAIN}") from error
+
+
+def h5l_is_hard(group: Any, name: bytes) -> bool:
+    return bool(group.links.exists(name)) and group.links.get_info(name).type == h5l.TYPE_HARD
+
+
+def _kind_at(group: Any, name: str) -> int | None:
+    try:
+        return int(h5o.get_info(group, name.encode()).type)
+    except (OSError, RuntimeError, ValueError, KeyError):
+        return None
+
+
+def plain_array(file: h5py.File, group: Any, image_id: str, name: str) -> Any:
+    """The array ``name`` of an image's group, as a low-level DatasetID that is safe to read: numbers, of a bounded
+    size, whole, inside the file. Raises StoreError for anything else."""
+    path = file.filename
+    where = f"{path}: {shown(name)} of image {shown(image_id)}"
+    try:
+        if not group.links.exists(name.encode()):
+            below = next(hard_links(file, group, path), None)
+            if below is not None and _kind_at(group, below) == h5o.TYPE_GROUP:
+                raise StoreError(
+                    f"{path}: {shown(image_id)} holds groups, not arrays (as {shown(image_id + '/' + below)}): its "
+                    "images are nested, which this program does not read"
+                )
+            raise StoreError(f"{path}: image {shown(image_id)} has no {name}: {MAKE_AGAIN}")
+        if not h5l_is_hard(group, name.encode()):
+            raise StoreError(f"{where} is a link to elsewhere: only what lies in the file itself is read; {MAKE_AGAIN}")
+        kind = _kind_at(group, name)
+        if kind != h5o.TYPE_DATASET:
+            raise StoreError(f"{where} is no array: {MAKE_AGAIN}")
+        dataset = h5d.open(group, name.encode())
+        problem = _problem(dataset, os.stat(path).st_size)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{where} cannot be read ({_reason(error)}): {MAKE_AGAIN}") from error
+    if problem:
+        raise StoreError(f"{where} {problem}; {MAKE_AGAIN}")
+    return dataset
+
+
+def _problem(dataset: Any, file_size: int) -> str | None:
+    """Why a data set is not plain and whole; None if it is."""
+    kind = dataset.get_type().get_class()
+    if kind not in (h5t.INTEGER, h5t.FLOAT):
+        return "is not made of plain numbers"
+    space = dataset.get_space()
+    if space.get_simple_extent_type() not in (h5s.SCALAR, h5s.SIMPLE):
+        return "has no shape"
+    shape, itemsize = space.get_simple_extent_dims(), dataset.get_type().get_size()
+    size = itemsize
+    for side in shape:
+        size *= int(side)
+    if itemsize > 16 or size > LARGEST_ARRAY:
+        return f"claims {size:,} bytes (shape {shape}), expected at most {LARGEST_ARRAY:,}"
+    made = dataset.get_create_plist()
+    layout = made.get_layout()
+    if layout == h5d.VIRTUAL:
+        return "is put together of other data sets: only what lies in the file itself is read"
+    if made.get_external_count():
+        return "lies in another file: only what lies in the file itself is read"
+    if layout == h5d.CONTIGUOUS:
+        offset = dataset.get_offset()
+        if size and (offset is None or dataset.get_storage_size() != size or offset + size > file_size):
+            return f"claims {size:,} bytes that the file does not hold"
+    elif layout == h5d.CHUNKED:
+        return _problem_of_chunks(dataset, made, shape, itemsize, file_size)
+    elif layout != h5d.COMPACT or dataset.get_storage_size() != size:
+        return "is stored in a way that this program does not read"
+    return None
+
+
+def _problem_of_chunks(dataset: Any, made: Any, shape: tuple[int, ...], itemsize: int, file_size: int) -> str | None:
+    for index in range(made.get_nfilters()):
+        code = made.get_filter(index)[0]
+        if code not in FILTERS:
+            return f"is stored with the filter {code}, expected none but {' and '.join(FILTERS.values())}"
+    expected, chunk_size = 1, itemsize
+    for side, chunk in zip(shape, made.get_chunk(), strict=True):
+        expected *= -(-int(side) // int(chunk))
+        chunk_size *= int(chunk)
+    if chunk_size > LARGEST_ARRAY:
+        return f"is stored in blocks of {chunk_size:,} bytes, expected at most {LARGEST_ARRAY:,}"
+    if expected > file_size // SMALLEST_ENTRY or dataset.get_num_chunks() != expected:
+        return f"claims {expected:,} blocks that the file does not hold"
+    if dataset.get_storage_size() > file_size:
+        return f"claims {dataset.get_storage_size():,} bytes that the file does not hold"
+    return None
+
+
+def read_array(dataset: Any) -> NDArray[Any]:
+    """The numbers of an array that ``plain_array`` gave."""
+    values = np.empty(dataset.shape, dataset.dtype)
+    dataset.read(h5s.ALL, h5s.ALL, values)
+    return values

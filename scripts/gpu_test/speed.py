@@ -31,8 +31,8 @@ from .table import Finding, NotRun
 ROOT: Final = Path(__file__).resolve().parents[2]
 Stages = dict[str, float]
 """Seconds by name."""
-MOST_WAITS: Final = {"grid": 1, "boxes": 8}
-"""Per batch (grid), per image (boxes)."""
+MOST_WAITS: Final = {"grid": (1, "batch"), "boxes": (8, "image")}
+"""How often the host may wait for the device, and per what."""
 
 
 def matrix_rate(bench: Bench, precision: str) -> Finding:
@@ -167,8 +167,8 @@ def operations(detector: Detector, kind: str, item: NetworkInput) -> float:
         for hook in hooks:
             hook.remove()
     head = model.head
-    regions = np.prod(found["features"].shape[:2]) if kind == "grid" else detector.config.fpn_post_nms_top_n
-    weights = head.fc6_weight.numel() + (0 if kind == "grid" else head.fc7_weight.numel() + head.cls_weight.numel())
+    regions = np.prod(found["features"].shape[:2]) if "boxes" not in found else detector.config.fpn_post_nms_top_n
+    weights = head.fc6_weight.numel() + ("boxes" in found) * (head.fc7_weight.numel() + head.cls_weight.numel())
     return counted["convolutions"] + 2.0 * float(regions) * weights
 
 
@@ -188,8 +188,9 @@ def host_waits(bench: Bench, kind: str) -> Finding:
         how = "counted on the CPU"
     total = sum(counted.values())
     where = ", ".join(f"{n} {name}" for name, n in counted.most_common(12))
-    number, what = (total, "batch") if kind == "grid" else (total / size, "image")
-    wrong = (f"{number:g} waits per {what}, at most {MOST_WAITS[kind]}",) if number > MOST_WAITS[kind] else ()
+    most, what = MOST_WAITS[kind]
+    number = total / {"batch": 1, "image": size}[what]
+    wrong = (f"{number:g} waits per {what}, at most {most}",) if number > most else ()
     return Finding(f"{number:g} per {what}, batch {size}, {how}: {where}", wrong, {"waits": number, **counted})
 
 

@@ -3,11 +3,11 @@
 n rows x (n, d) float32, k centroids (k, d) float32; distances are squared L2.
 
 ``faiss.Kmeans.train`` wants all rows in one array. Here faiss draws the sample and the initial centroids
-(its ``rand_perm``), finds the nearest centroids (``IndexFlatL2``) and drives the random choice where
+(its ``rand_perm``), finds the nearest centroids and drives the random choice where
 clusters are empty; this module does what lies between, the sums, in the order and the precision in which
 faiss does it. So the bits are those of ``faiss.Kmeans`` (tests compare them), but the rows may lie in
-memory, on a disk or on several machines, they are read once per iteration, and each iteration can be saved
-and resumed.
+memory, on a disk, on a card or on several machines, they are read once per iteration, and each iteration can be
+saved and resumed.
 """
 
 from __future__ import annotations
@@ -15,60 +15,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from feature_extraction import recipe
-from kmeans.ranks import Solo
-from kmeans.vectors import Indices, Rows, Vectors, block_ranges, read_blocks
 
-SPLIT_STEP = 1 / 1024
+from .blocks import Blocks, Indices, Rows, Vectors, read_blocks
+from .comm import Communicator
+from .nearest import NearestSearch
+from .samples import Sample
+
+SPLIT_STEP: Final = 1 / 1024
 """Relative step by which a centroid and its copy are moved apart where a cluster was empty [faiss]."""
-SPLIT_SEED = 1234
+SPLIT_SEED: Final = 1234
 """Seed of the choice of clusters to split, anew in every iteration [faiss]."""
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """How rows are cut so that searching them block by block gives the bits of searching them at once.
-
-    faiss itself works on ``distance_compute_blas_query_bs`` rows at a time, so whole multiples of that
-    change nothing; and it treats short searches (rows * d below ``distance_compute_blas_threshold``; before
-    1.13: below 20 rows) by another formula, so no block may be short unless it is all there is.
-    """
-
-    rows: int
-    least: int
-
-    @classmethod
-    def of(cls, dim: int, wanted: int) -> Blocks:
-        """Blocks of about ``wanted`` rows of dimension ``dim``, never less than faiss needs."""
-        import faiss
-
-        multiple = query_block()
-        least = max(20, -(-faiss.cvar.distance_compute_blas_threshold // dim))
-        return cls(max(1, wanted // multiple, -(-least // multiple)) * multiple, least)
-
-    def cut(self, start: int, stop: int) -> list[tuple[int, int]]:
-        return block_ranges(start, stop, self.rows, self.least)
-
-
-def query_block() -> int:
-    """Rows that faiss multiplies at a time."""
-    import faiss
-
-    return int(faiss.cvar.distance_compute_blas_query_bs)
-
-
-class Nearest(Protocol):
-    """Finds the nearest centroid of each row."""
-
-    def set_centroids(self, centroids: Rows) -> None: ...
-
-    def search(self, block: Rows) -> tuple[Indices, Rows]:
-        """Index (m,) of the nearest centroid and the squared distance (m,) to it, for rows (m, d)."""
 
 
 @dataclass(frozen=True)
@@ -122,52 +84,59 @@ def draw_initial(n: int, k: int) -> Indices:
     return permutation(n, recipe.KMEANS_SEED + 1)[:k].astype(np.int64)
 
 
-def initial_centroids(sample: Vectors, total: int, first: int, k: int, ranks: Solo) -> Rows:
-    """The initial centroids (k, d): rows of the sample of ``total`` rows, of which this rank has those from
+def initial_centroids(sample: Vectors, total: int, first: int, k: int, comm: Communicator) -> Rows:
+    """The initial centroids (k, d): rows of the sample of ``total`` rows, of which this process has those from
     ``first``."""
     centroids = np.zeros((k, sample.dim), np.float32)
     for i, position in enumerate((draw_initial(total, k) - first).tolist()):
         if 0 <= position < sample.count:
-            centroids[i] = sample.read(position, position + 1, centroids[i : i + 1])[0]
-    return ranks.from_root(ranks.sum_to_root(centroids))
+            row = sample.read(position, position + 1, centroids[i : i + 1])[0]
+            centroids[i] = row if isinstance(row, np.ndarray) else row.cpu().numpy()
+    return comm.broadcast(comm.reduce_sum(centroids))
 
 
-def train(
-    sample: Vectors,
-    state: State,
-    iterations: int,
-    nearest: Nearest,
-    *,
-    total: int,
-    blocks: Blocks,
-    ranks: Solo,
-    on_iteration: Callable[[State], None],
-) -> State:
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What stays the same from iteration to iteration."""
+
+    sample: Sample
+    """This process's slice of the rows."""
+    total: int
+    """Rows of all processes together."""
+    blocks: Blocks
+    nearest: NearestSearch
+    comm: Communicator
+
+
+def train(run: Run, state: State, iterations: int, on_iteration: Callable[[State], None]) -> State:
     """Run k-means from ``state`` until ``iterations`` are done or, as in faiss, the objective stands still.
 
-    ``sample``: this rank's slice of the ``total`` rows. ``on_iteration`` gets the new state after each
-    iteration, on every rank.
+    ``on_iteration`` gets the new state after each iteration, in every process.
     """
-    if total == len(state.centroids) and not state.history:  # faiss: nothing to do, one iteration on record
+    if run.total == len(state.centroids) and not state.history:  # faiss: nothing to do, one iteration on record
         state = State(state.centroids, (Iteration(0.0, 1.0, 0, 0.0),), True)
         on_iteration(state)
     while len(state.history) < iterations and not state.converged:
-        began = time.perf_counter()
-        nearest.set_centroids(state.centroids)
-        centroids, counts, objective = _sums(sample, state.centroids.shape, nearest, blocks)
-        figures = np.array([objective], np.float32)
-        centroids, counts = ranks.sum_to_root(centroids), ranks.sum_to_root(counts)
-        figures = ranks.sum_to_root(figures)
-        imbalance = len(counts) * float((counts.astype(np.float64) ** 2).sum()) / total**2
-        split = 0
-        if ranks.rank == 0:
-            split = update(centroids, counts, total)
-        centroids = ranks.from_root(centroids)
-        numbers = ranks.from_root(np.array([float(figures[0]), imbalance, split]))
-        done = Iteration(float(numbers[0]), float(numbers[1]), int(numbers[2]), time.perf_counter() - began)
+        centroids, done = _iterate(run, state.centroids)
         state = State(centroids, (*state.history, done), _stands_still(state.history, done))
         on_iteration(state)
     return state
+
+
+def _iterate(run: Run, centroids: Rows) -> tuple[Rows, Iteration]:
+    """One iteration over all processes: the new centroids (k, d), and its figures."""
+    began = time.perf_counter()
+    comm = run.comm
+    run.nearest.set_centroids(centroids)
+    centroids, counts, objective = _sums(run, len(centroids))
+    centroids, counts = comm.reduce_sum(centroids), comm.reduce_sum(counts)
+    total_objective = comm.reduce_sum(np.array([objective], np.float32))
+    imbalance = len(counts) * float((counts.astype(np.float64) ** 2).sum()) / run.total**2
+    split = update(centroids, counts, run.total) if comm.rank == 0 else 0
+    centroids = comm.broadcast(centroids)
+    numbers = comm.broadcast(np.array([float(total_objective[0]), imbalance, split]))
+    done = Iteration(float(numbers[0]), float(numbers[1]), int(numbers[2]), time.perf_counter() - began)
+    return centroids, done
 
 
 def _stands_still(history: tuple[Iteration, ...], now: Iteration) -> bool:
@@ -179,32 +148,18 @@ def _stands_still(history: tuple[Iteration, ...], now: Iteration) -> bool:
     return now.objective == history[-1].objective != 0.0
 
 
-def _sums(
-    sample: Vectors, shape: tuple[int, ...], nearest: Nearest, blocks: Blocks
-) -> tuple[Rows, NDArray[np.int64], np.float32]:
-    """Sum (k, d) and number (k,) of the rows nearest to each centroid, and the objective."""
-    sums = np.zeros(shape, np.float32)
-    counts = np.zeros(shape[0], np.int64)
+def _sums(run: Run, k: int) -> tuple[Rows, NDArray[np.int64], np.float32]:
+    """Sum (k, d) and number (k,) of this process's rows nearest to each centroid, and their objective."""
+    sums = run.sample.sums(k)
+    counts = np.zeros(k, np.int64)
     objective = np.float32(0)
-    for _, block in read_blocks(sample, blocks.cut(0, sample.count)):
-        ids, distances = nearest.search(block)
+    for _, block in read_blocks(run.sample, run.blocks.cut(0, run.sample.count)):
+        ids, distances = run.nearest.search(block)
         # one after the other in float32, as faiss adds them: another order would round differently
         objective = np.add.accumulate(np.append(objective, distances), dtype=np.float32)[-1]
-        counts += np.bincount(ids, minlength=shape[0])
-        add_rows(sums, ids, block)
-    return sums, counts, objective
-
-
-def add_rows(sums: Rows, ids: Indices, block: Rows) -> None:
-    """sums[ids[i]] += block[i] for i = 0, 1, ..: in row order, each addition rounded to float32.
-
-    The order decides the bits, so this is a loop; at d = 2048 it adds a row per microsecond, two orders of
-    magnitude less than finding the row's centroid among 10,000.
-    """
-    add, targets = np.add, list(sums)
-    for i, row in zip(ids.tolist(), block, strict=True):
-        target = targets[i]
-        add(target, row, target)
+        counts += np.bincount(ids, minlength=k)
+        sums.add(ids, block)
+    return sums.result(), counts, objective
 
 
 def update(sums: Rows, counts: NDArray[np.int64], n: int) -> int:

@@ -22,9 +22,10 @@ from ..names import printable
 
 IMAGE_SUFFIXES: Final = frozenset(b".jpg .jpeg .png .gif .bmp .webp .tif .tiff .ppm .pgm .pbm .avif .jp2".split())
 """What an image file's name ends in, in any case. Only decides which of two files with one id goes first."""
-OWN_SUFFIXES: Final = (b".h5", b".h5.work", b".report.json")
-"""What this kit writes ends so: feature files, the folders they are made in, reports. Never images, wherever they lie
-and whichever run made them: every share of a run sees the same list, before, during and after the others."""
+_is_own = re.compile(rb"\.h5(\.work(\..*)?)?\Z|\.report\.json\Z", re.DOTALL).search
+"""What this kit writes is named so: feature files, the folders they are made in (a word more while they are removed),
+reports. Never images, wherever they lie and whichever run made them: every share of a run sees the same list, before,
+during and after the others."""
 LIST_SUFFIX: Final = b".txt"
 MAX_LIST_BYTES: Final = 1 << 28
 """Bytes: two million paths of 128."""
@@ -70,7 +71,8 @@ def list_images(source: Path, pattern: str = "*", recursive: bool = True) -> Lis
 
     Of a folder, the files whose name matches ``pattern``, as ``Path.glob`` does on Linux; a name that matches but for
     its case is a failure. ``recursive``: below as well, through links to folders too, each real folder once. Hidden
-    files and folders (".x", "._x.jpg" of macOS) and this kit's own (``OWN_SUFFIXES``) are passed over.
+    files and folders (".x", "._x.jpg" of macOS) are passed over, and this kit's own: feature files, the folders they
+    are made in, reports.
     A list file has one path a line, in UTF-8, relative to the list's own folder; lines that are blank or start with #
     are passed over; a line that names no file is a failure.
     One id, several files: the first is used, image suffixes before others, then by path; the others are
@@ -143,7 +145,7 @@ def _search(top: bytes, pattern: str, recursive: bool, found: _Found) -> None:
         if is_folder:
             if suffix.lower() in IMAGE_SUFFIXES and matches(text):
                 found.fail(stem, path, "a folder, not an image file")
-        elif name.endswith(OWN_SUFFIXES):
+        elif _is_own(name):
             others += 1
         elif matches(text):
             found.add(name, path)
@@ -182,7 +184,7 @@ def _walk(top: bytes, recursive: bool, found: _Found) -> Iterator[tuple[bytes, b
         for entry in visible:
             is_folder = _is_folder(entry)
             yield entry.name, entry.path, is_folder
-            if is_folder and recursive and not entry.name.endswith(OWN_SUFFIXES):
+            if is_folder and recursive and not _is_own(entry.name):
                 below.append(entry.path)
         pending.extend(reversed(below))
 

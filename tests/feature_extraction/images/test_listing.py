@@ -539,6 +539,7 @@ def test_the_kits_own_files_are_no_images(tmp_path: Path) -> None:
     make(tmp_path, "1.jpg", "below/2.jpg", "h5.jpg", "work.jpg", "a.h5.jpg", "1.report.json.png")
     before = list_images(tmp_path, "*", True)
     own = ["f.h5", "f.report.json", "f.h5.work/part0of2", "f.h5.work/manifest.json", "f.h5.work/x.jpg", ".f.h5.1234-ab"]
+    own += ["f.h5.work.done-host-12/x.jpg"]  # while it is removed
     make(tmp_path, *own, *(f"below/{name}" for name in own), "f_boxes36.h5", "below/maskrcnn_train_grid8.h5.work/y.jpg")
     for recursive in (True, False):
         listing = list_images(tmp_path, "*", recursive)

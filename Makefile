@@ -49,7 +49,7 @@ image-save: ## the image as one file, for a machine without network (IMAGE_FILE=
 	$(call launch,$@)
 
 image-test: setup ## build the cpu image for real and compare its files with the host's
-	scripts/dev/image_test.sh
+	@CONTAINER=$(call quote,$(value CONTAINER)) scripts/dev/image_test.sh
 
 shell: ## a shell inside the image, with the data
 	$(call launch,$@)

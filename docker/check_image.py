@@ -23,9 +23,9 @@ FAT_BINARY: Final = b".nv_fatbin"
 
 
 def pins() -> dict[str, str]:
-    """Package -> pinned version, from pyproject.toml."""
-    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    return dict(line.split("==") for line in dependencies)
+    """Package -> pinned version, from pyproject.toml's extra ``exact``."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return dict(line.split("==") for line in project["optional-dependencies"]["exact"])
 
 
 def wrong_versions(gpu: bool) -> Iterator[str]:

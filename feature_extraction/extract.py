@@ -10,7 +10,7 @@ from .batching import Item, Load, of_one_size, plan_batches, read_ahead
 from .config import Decoder
 from .detector.build import Detector
 from .errors import ImageError
-from .features import Computation, compute
+from .features import Computation, compute, page_locked
 from .images.decode import read_image, read_size
 from .images.listing import Failure, ImageFile
 from .progress import Clock, Progress
@@ -63,7 +63,8 @@ class Extraction:
                 with clock("decode"):
                     rgb, source = read_image(image.path, self.decode)
                 with clock("resize"):
-                    return Item(image, self.computation.network_input(rgb), source)
+                    pixels = page_locked(self.computation.network_input(rgb), self.detector.device)
+                    return Item(image, pixels, source)
             except ImageError as error:
                 return Item(image, error, source)
 

@@ -81,12 +81,13 @@ def survey(folder: Path, pattern: str = "*", recursive: bool = True) -> Survey:
             is_folder = entry.is_dir()
             if entry.is_symlink():
                 goal = Path(os.path.realpath(entry.path))
-                goals[goal if is_folder else goal.parent] = None
+                if goal.exists():
+                    goals[goal if is_folder else goal.parent] = None
             if is_folder and recursive:
                 todo.append(Path(entry.path))
             elif not is_folder and entry.is_file() and fnmatch.fnmatch(entry.name.lower(), pattern.lower()):
                 images += 1
-    outside = [g for g in goals if g.is_dir() and g != folder and folder not in g.parents]
+    outside = [g for g in goals if g != folder and folder not in g.parents]
     return Survey(images, tuple(g for g in outside if not any(o in g.parents for o in outside)))
 
 

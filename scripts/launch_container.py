@@ -97,7 +97,7 @@ def links_out_of(folder: Path, seen: Sequence[Path], depth: int) -> set[Path]:
         if entry.is_symlink():
             real = Path(os.path.realpath(entry.path))
             goal = real if real.is_dir() else real.parent
-            if goal.is_dir() and not any(s == goal or s in goal.parents for s in (*seen, *found)):
+            if real.exists() and not any(s == goal or s in goal.parents for s in (*seen, *found)):
                 found.add(goal)
         elif depth > 1 and entry.is_dir(follow_symlinks=False):
             found |= links_out_of(Path(entry.path), (*seen, *found), depth - 1)

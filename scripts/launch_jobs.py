@@ -152,7 +152,9 @@ class Launcher:
         elsewhere = [p.parent for p in paths_after("--output", flags)]
         program = ["python"]
         if self.processes > 1:
-            program = ["torchrun", "--standalone", "--nproc_per_node", str(self.processes)]
+            # its processes meet at the loopback address: in Docker without a network the host's own name is unknown
+            program = ["torchrun", "--standalone", "--local-addr", "127.0.0.1"]
+            program += ["--nproc_per_node", str(self.processes)]
         command = [*program, file.script, f"--{data.root_flag}", f"{root}/"]
         command += ["--split", file.split.name] if file.split.name else []
         command += ["--checkpoint_dir", str(settings.checkpoint)]

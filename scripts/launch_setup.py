@@ -29,15 +29,17 @@ class Progress:
 
     def line(self, said: str) -> str | None:
         """What to show for one line of pip's; None: nothing."""
-        if package := re.match(r"Collecting ([A-Za-z0-9_.-]+)\S*", said):
-            if package[1].lower() in self.seen:
+        # a package of an index, or a wheel that lies in a folder
+        if package := re.match(r"Collecting ([\w.-]+)|Processing \S*?([\w.]+)-[^/ ]+\.whl", said):
+            name = (package[1] or package[2]).lower().replace("_", "-")
+            if name in self.seen:
                 return None
-            self.seen.add(package[1].lower())
-            return f"setup: {len(self.seen)} of {max(self.total, len(self.seen))}: {package[1]}"
-        if download := re.search(r"Downloading (\S+\.(?:whl|tar\.gz))\S* \((\d+(?:\.\d+)? [MG]B)\)", said):
-            return f"setup:     {download[2]}, {download[1].rpartition('/')[2]}"
+            self.seen.add(name)
+            return f"setup: package {len(self.seen)} of at most {max(self.total, len(self.seen))}: {name}"
+        if download := re.search(r"Downloading (?:\S*/)?([\w.]+-[\w.]+)\S* \((\d+(?:\.\d+)? [MG]B)\)", said):
+            return f"setup:     downloading {download[1]}, {download[2]}"
         if said.startswith("Installing collected packages"):
-            return "setup: installing"
+            return "setup: installing them, which takes a minute"
         return None
 
 

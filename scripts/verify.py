@@ -32,7 +32,7 @@ from feature_extraction.compare import (
 )
 from feature_extraction.errors import StoreError
 from feature_extraction.names import printable
-from feature_extraction.storage.store import image_ids, open_features
+from feature_extraction.storage.store import array_names, array_of, image_ids, open_features, read_array
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 
@@ -60,17 +60,17 @@ class Findings:
         return sum(d.features is not None for d in self.differences)
 
 
-def compare_image(ours: h5py.Group, theirs: h5py.Group, tolerance: Tolerance, into: Findings) -> None:
-    """One image's arrays; problems of form go into ``into.problems`` with its id."""
-    name = printable(ours.name.lstrip("/"))
-    if problems := problems_of_form(ours, theirs):
-        into.problems.append(f"{name}: {problems[0].replace('expected', 'published')}")
+def compare_image(ours: h5py.File, theirs: h5py.File, name: str, tolerance: Tolerance, into: Findings) -> None:
+    """One image's arrays; problems of form go into ``into.problems`` with its id. Raises StoreError, OSError."""
+    mine, published = ({a: array_of(file, name, a) for a in array_names(file, name)} for file in (ours, theirs))
+    if problems := problems_of_form(mine, published):
+        into.problems.append(f"{printable(name)}: {problems[0].replace('expected', 'published')}")
         return
+    found, expected = ({key: read_array(arrays[key]) for key in published} for arrays in (mine, published))
     for key in ("img_w", "img_h"):
-        if key in theirs and ours[key][()] != theirs[key][()]:
-            into.problems.append(f"{name}/{key}: {ours[key][()]}, published {theirs[key][()]}")
+        if key in expected and found[key] != expected[key]:
+            into.problems.append(f"{printable(name)}/{key}: {found[key]}, published {expected[key]}")
             return
-    found, expected = ({key: group[key][()] for key in theirs} for group in (ours, theirs))
     into.differences.append(compare_matched(found, expected, tolerance.boxes))
 
 
@@ -86,7 +86,7 @@ def compare_files(ours: h5py.File, theirs: h5py.File, sample: int | None, tolera
     both = sorted(set(mine) & set(published), key=str.encode)
     step = max(1, len(both) // sample) if sample else 1
     for name in both[::step]:
-        compare_image(ours[name], theirs[name], tolerance, found)
+        compare_image(ours, theirs, name, tolerance, found)
     return found
 
 
@@ -107,8 +107,9 @@ def report(mine: Path, theirs: Path, sample: int | None, tolerance: Tolerance) -
     try:
         with open_features(mine) as a, open_features(theirs) as b:
             found = compare_files(a, b, sample, tolerance)
-    except (StoreError, OSError, KeyError) as error:
-        print(f"{printable(mine)}: WRONG: {printable(str(error))}")
+    except (StoreError, OSError, KeyError, IndexError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else printable(str(error))
+        print(f"{printable(mine)}: WRONG: {reason}")
         return False
     said = found.problems + out_of_tolerance(found.differences, tolerance)
     verdict = "WRONG" if said else "ok"

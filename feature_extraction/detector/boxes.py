@@ -40,7 +40,7 @@ def overlaps(boxes: Tensor, threshold: float) -> Tensor:
     return inter.div_(union) > threshold
 
 
-def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
+def decode_deltas(deltas: Tensor, anchors: Tensor) -> Tensor:
     """Boxes (N, 4) from regression deltas (dx, dy, dw, dh) relative to anchors, weights (1, 1, 1, 1)."""
     w, h = sides(anchors)
     cx, cy = anchors[:, 0] + 0.5 * w, anchors[:, 1] + 0.5 * h
@@ -67,7 +67,7 @@ def rounds_between_looks(boxes: Tensor) -> int:
     return 1 if boxes.device.type == "cpu" else ROUNDS_ON_A_GPU
 
 
-def suppress(boxes: Tensor, valid: Tensor, threshold: float) -> Tensor:
+def nms(boxes: Tensor, valid: Tensor, threshold: float) -> Tensor:
     """Greedy non-maximum suppression of G groups at once.
 
     boxes (G, N, 4), best first in each group; valid (G, N). Returns the mask (G, N) of those kept.

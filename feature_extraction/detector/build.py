@@ -131,7 +131,5 @@ def load_detector(files: CheckpointFiles, *, engine: Engine, device: torch.devic
         tensors = read_tensors(files.model)
         native, passed_over = build(files.model, config, tensors)
         synthetic = looks_synthetic(tensors)
-        # float32 convolutions on CUDA are made for (B, C, H, W) memory; oneDNN and tensor cores like channels last
-        plain = device.type == "cuda" and precision == "float32"
-        model = native.place(device, PRECISIONS[precision], torch.contiguous_format if plain else torch.channels_last)
+        model = native.place(device, PRECISIONS[precision], tf32=precision == "tf32")
     return Detector(engine, model, config, device, precision, passed_over, synthetic)

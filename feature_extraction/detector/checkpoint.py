@@ -19,6 +19,7 @@ from ..errors import CheckpointError
 from .config import BLOCKS, DetectorConfig
 from .faster_rcnn import FasterRCNN
 from .layers import Weights
+from .safe_pickle import check_weights
 
 MOST_LISTED: Final = 8
 """Problems named one by one in an error; the rest is counted."""
@@ -29,6 +30,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises CheckpointError for a file that is no checkpoint or that holds anything but plain data."""
     try:
+        check_weights(path)
         try:
             document = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError as error:

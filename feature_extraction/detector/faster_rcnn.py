@@ -41,24 +41,23 @@ class FasterRCNN(nn.Module):
     def __init__(self, w: Weights, config: DetectorConfig) -> None:
         super().__init__()
         self.config = config
-        self.layout: torch.memory_format = torch.contiguous_format
         self.dtype = torch.float32
         self.body = ResNeXt(w, "backbone.body", config)
         self.fpn = FPN(w, "backbone.fpn", config)
         self.rpn = RPN(w, "rpn", config)
         self.head = BoxHead(w, "roi_heads.box", config)
 
-    def place(self, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> FasterRCNN:
-        """Weights and activations on ``device`` in ``dtype`` and ``layout``; anchors, boxes, scores and results
+    def place(self, device: torch.device, dtype: torch.dtype, *, tf32: bool = False) -> FasterRCNN:
+        """Weights and activations on ``device`` in ``dtype``, channels last; anchors, boxes, scores and results
         stay float32."""
-        self.layout, self.dtype = layout, dtype
+        self.dtype = dtype
         for module in self.modules():
             if isinstance(module, Conv | RPN | BoxHead):
-                module.place(device, dtype, layout)
+                module.place(device, dtype, tf32=tf32)
         return self
 
     def _pyramid(self, images: Tensor, levels: range) -> dict[int, Tensor]:
-        images = images.to(self.dtype).contiguous(memory_format=self.layout)
+        images = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
         pyramid: dict[int, Tensor] = self.fpn(self.body(images), levels)
         return pyramid
 

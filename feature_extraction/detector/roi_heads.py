@@ -91,7 +91,7 @@ class BoxHead(nn.Module):
         w.take(f"{name}.predictor.bbox_pred.weight", 4 * c, f)
         w.take(f"{name}.predictor.bbox_pred.bias", 4 * c)
 
-    def place(self, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> None:
+    def place(self, device: torch.device, dtype: torch.dtype, *, tf32: bool) -> None:
         """All weights on ``device``, rounded to ``dtype``."""
         for name, buffer in list(self.named_buffers()):
             setattr(self, name, buffer.to(dtype).to(device, stored_as(device, dtype)))

@@ -33,7 +33,7 @@ class RPN(nn.Module):
         for i, (stride, size) in enumerate(zip(config.anchor_strides, config.anchor_sizes, strict=True)):
             self.register_buffer(f"base{i}", base_anchors(stride, size, config.anchor_ratios), persistent=False)
 
-    def place(self, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> None:
+    def place(self, device: torch.device, dtype: torch.dtype, *, tf32: bool) -> None:
         """Anchors on ``device``; they stay float32. The convolutions are placed by themselves."""
         for i in range(len(self.config.anchor_strides)):
             setattr(self, f"base{i}", getattr(self, f"base{i}").to(device))
@@ -63,7 +63,7 @@ class RPN(nn.Module):
             score, index = objectness[image].topk(min(most, objectness.shape[1]))
             base: Tensor = getattr(self, f"base{i}")
             anchors = anchor_boxes(index, base, self.config.anchor_strides[i], width)
-            proposal = box_ops.clip(box_ops.decode(deltas[image, index], anchors), size)
+            proposal = box_ops.clip(box_ops.decode_deltas(deltas[image, index], anchors), size)
             w, h = box_ops.sides(proposal)
             big = (w >= recipe.RPN_MIN_SIDE) & (h >= recipe.RPN_MIN_SIDE)
             pad = most - len(score)  # small levels have fewer anchors; equal lengths make one suppression of all
@@ -71,7 +71,7 @@ class RPN(nn.Module):
             scores.append(F.pad(score, (0, pad)))
             valid.append(F.pad(big, (0, pad)))
         proposals, scores_, valid_ = torch.stack(boxes), torch.stack(scores), torch.stack(valid)
-        keep = box_ops.suppress(proposals, valid_, self.config.rpn_nms_iou)
+        keep = box_ops.nms(proposals, valid_, self.config.rpn_nms_iou)
         keep &= keep.cumsum(1) <= self.config.post_nms_top_n
         # what was suppressed comes last: no waiting for a GPU to say how many are left
         score, best = torch.where(keep, scores_, -1.0).flatten().sort(descending=True, stable=True)

@@ -15,14 +15,19 @@ How each Pillow mode is read (``Decoder``):
     CMYK              RGB by Pillow's formula                         ImageError: the published code stops
     YCbCr LAB HSV     RGB                                             the three bands as if they were R, G, B
     I;16*, 16-bit PGM value >> 8                                      0..65535 as float32
+                      (12-bit TIFF: value >> 4)
     I, F              0..255 as they are, 0..65535 >> 8; ImageError   the values as float32
                       for others, and for floats no higher than 1
 
 Alpha is dropped, not composited: that is Pillow's ``convert("RGB")`` and OpenCV's ``IMREAD_COLOR``, so what
 torchvision's loader and the cv2-based extractors show their networks; a background colour would be our
-invention. Premultiplied colours (RGBa) are divided by alpha first. 16-bit gray is shifted because that is how
+invention. Premultiplied colours (RGBa, La) are divided by alpha first. 16-bit gray is shifted because that is how
 Pillow reads 16-bit RGB files: gray and colour then agree. A moving image or one of many pages (GIF, APNG,
 WebP, AVIF, TIFF, MPO) gives its first.
+
+``proper`` also refuses what Pillow makes wrong pixels of, in silence: TIFF and JPEG 2000 of kinds that were not
+compared with another decoder (tiff.py, jpeg2000.py), JPEG and PNG that lack data (jpeg.py, png.py). ``as_published``
+takes them as they come.
 """
 
 from __future__ import annotations
@@ -41,7 +46,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from ..config import DECODERS, Decoder
 from ..errors import ImageError
 from ..storage.source import Source
-from . import jpeg, png, tiff
+from . import jpeg, jpeg2000, png, tiff
 from .files import MAX_PIXELS, open_for_good, open_regular
 from .quiet import quiet_pillow, too_large
 from .unknown import what_it_is
@@ -77,10 +82,7 @@ def read_image(path: str | os.PathLike[str], mode: Decoder = "proper") -> tuple[
     _check_mode(mode)
     path = os.fspath(path)  # a TypeError here is the caller's
     with quiet_pillow(), open_for_good(path) as (file, source), _opened(file) as image:
-        pixels = _from_pil(image, mode)
-        if mode == "proper":
-            _check_complete(file, image)
-        return pixels, source
+        return _from_pil(image, mode), source
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -88,18 +90,6 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     path = os.fspath(path)
     with quiet_pillow(), open_regular(path) as file, _opened(file) as image:
         return _checked_size(image)
-
-
-def _check_complete(file: BinaryIO, image: Image.Image) -> None:
-    """Raises ImageError where data are missing that a decoder has filled up in silence."""
-    if image.format in ("JPEG", "MPO", "PNG"):
-        file.seek(0)
-        (png if image.format == "PNG" else jpeg).check_complete(file.read(), image)
-    elif isinstance(image, TiffImageFile) and image.info.get("compression") == "jpeg":
-        file.seek(0)
-        for stream in tiff.jpeg_streams(file.read(), image.tag_v2):
-            with jpeg.JpegImageFile(io.BytesIO(stream)) as part:
-                jpeg.check_complete(stream, part)
 
 
 def _check_mode(mode: Decoder) -> None:
@@ -141,10 +131,47 @@ def _from_pil(image: Image.Image, mode: Decoder) -> Pixels:
     _checked_size(image)
     if image.format not in (None, "MPO", *FORMATS):  # the caller opened it; load() would run its decoder
         raise ImageError(f"format {image.format} is not read; formats read: {', '.join(FORMATS)}")
-    if mode == "proper" and isinstance(image, TiffImageFile):
+    if mode == "as_published":
+        image.load()
+        return _as_published(image)
+    content = _bytes_behind(image)
+    if isinstance(image, TiffImageFile):
         tiff.check(image)
+    elif image.format == "JPEG2000" and content:
+        jpeg2000.check(content)
     image.load()
-    return _proper(image) if mode == "proper" else _as_published(image)
+    if content:
+        _check_complete(content, image)
+    return _proper(image)
+
+
+def _bytes_behind(image: Image.Image) -> bytes:
+    """The file of an image whose first frame is still to be loaded, where its format is one whose bytes are looked at;
+    else nothing."""
+    file = getattr(image, "fp", None)
+    pending = getattr(image, "tile", None) and not getattr(
+        image, "decoderconfig", None
+    )  # the latter: to be loaded smaller
+    if file is None or not pending or image.tell() or image.format not in ("JPEG", "MPO", "PNG", "TIFF", "JPEG2000"):
+        return b""
+    if isinstance(file, io.BytesIO):
+        return file.getvalue()
+    position = file.tell()
+    file.seek(0)
+    content: bytes = file.read()
+    file.seek(position)
+    return content
+
+
+def _check_complete(content: bytes, image: Image.Image) -> None:
+    """Raises ImageError where data are missing that a decoder has filled up in silence."""
+    if image.format in ("JPEG", "MPO"):
+        jpeg.check_complete(content, image)
+    elif image.format == "PNG":
+        png.check_complete(content, image)
+    elif isinstance(image, TiffImageFile):
+        for stream in tiff.jpeg_streams(content, image.tag_v2):
+            jpeg.check_stream(stream)
 
 
 def _proper(image: Image.Image) -> npt.NDArray[np.uint8]:

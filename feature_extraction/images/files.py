@@ -81,7 +81,10 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 def _digest(file: BinaryIO) -> str:
-    return hashlib.file_digest(file, "sha256").hexdigest()  # in blocks of 256 kB
+    digest = hashlib.sha256()
+    while block := file.read(1 << 18):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _source(path: str, info: os.stat_result, digest: str) -> Source:

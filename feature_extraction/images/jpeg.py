@@ -16,12 +16,10 @@ Pixels are those of the file itself in every case.
 from __future__ import annotations
 
 import io
-import itertools
 import re
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
-import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
@@ -33,11 +31,13 @@ MAX_SIDE: Final = 65_500
 """Pixels: libjpeg reads no larger side."""
 GRAY: Final = 128
 """What a block without data decodes to."""
+BAND: Final = 256
+"""Rows compared at a time."""
 BASELINE, EXTENDED = 0xC0, 0xC1
 """Codes of the frame headers of sequential, Huffman-coded images."""
 ARITHMETIC: Final = frozenset((0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF))
 FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-SCAN, END, RESTART_INTERVAL = 0xDA, 0xD9, 0xDD
+SCAN, END, RESTART_INTERVAL, RESTART = 0xDA, 0xD9, 0xDD, 0xD0
 BARE: Final = frozenset((0x01, *range(0xD0, 0xD9)))
 """Markers without a length: temporary, restarts, start of image."""
 
@@ -50,6 +50,17 @@ _BEYOND_ARITHMETIC: Final = bytes(64)
 """An arithmetic encoder drops zeros at the end of its data, which the decoder puts back."""
 
 
+class Stretch(NamedTuple):
+    """Image data between markers."""
+
+    end: int
+    """Offset of the marker behind it (of the first FF where several precede one)."""
+    last: bool
+    """Whether its scan ends there."""
+    restart: int
+    """Code of the restart marker that goes on with the scan."""
+
+
 @dataclass
 class Layout:
     """Where the parts of the first image in a file lie, as offsets in bytes."""
@@ -60,20 +71,30 @@ class Layout:
     """Code of the frame header."""
     restart_interval: int = 0
     scans: int = 0
-    stretches: list[int] = field(default_factory=list)
-    """Ends of the stretches of image data: of each restart marker and of the marker behind each scan."""
+    stretches: list[Stretch] = field(default_factory=list)
+    restarts_in_order: bool = True
     end: int = 0
     """Behind the end marker; 0: there is none."""
 
 
+def check_stream(content: bytes) -> None:
+    """Raises ImageError where the JPEG of these bytes cannot be decoded or lacks a part of its data."""
+    with JpegImageFile(io.BytesIO(content)) as image:
+        check_complete(content, image)
+
+
 def check_complete(content: bytes, image: Image.Image) -> None:
     """Raises ImageError where the JPEG of these bytes, decoded as ``image``, lacks a part of its data."""
+    image.load()
     layout = read_layout(content)
     if not layout.end:
         zeros = len(content) - len(content.rstrip(b"\0"))
         found = f"the last {zeros:,} of {len(content):,} bytes are zeros" if zeros >= ZERO_TAIL else "no end marker"
         raise ImageError(f"truncated JPEG: {found}")
-    if not (_block_beyond_is_decoded(content, layout, image) or _filling_changes_nothing(content, layout, image)):
+    in_order = layout.restarts_in_order or not layout.restart_interval  # else one and what it begins are missing
+    if not in_order or not (
+        _block_beyond_is_decoded(content, layout, image) or _filling_changes_nothing(content, layout, image)
+    ):
         raise ImageError("truncated JPEG: a part of its image data is missing, though it has an end marker")
 
 
@@ -95,12 +116,14 @@ def read_layout(content: bytes) -> Layout:
     """The parts of a JPEG; what it holds behind its first image (previews, films, padding) is not looked at."""
     layout = Layout()
     position = 0
-    in_scan = False
+    in_scan, restart = False, RESTART
     while found := _marker(content, position):
         code, position = found[0][1], found.end()
         if in_scan:
-            layout.stretches.append(_first_of_fill(content, found.start()))
-            in_scan = 0xD0 <= code <= 0xD7
+            in_scan = RESTART <= code < RESTART + 8
+            layout.stretches.append(Stretch(_first_of_fill(content, found.start()), not in_scan, restart))
+            layout.restarts_in_order &= not in_scan or code == restart
+            restart = RESTART + (restart + 1) % 8
         if code == END:
             layout.end = position
             break
@@ -112,7 +135,7 @@ def read_layout(content: bytes) -> Layout:
             layout.restart_interval = int.from_bytes(content[position + 2 : position + 4])
         elif code == SCAN:
             layout.scans += 1
-            in_scan = True
+            in_scan, restart = True, RESTART
         position += int.from_bytes(content[position : position + 2])
     return layout
 
@@ -144,10 +167,21 @@ def _block_beyond_is_decoded(content: bytes, layout: Layout, image: Image.Image)
 
 
 def _filling_changes_nothing(content: bytes, layout: Layout, image: Image.Image) -> bool:
-    """Whether no stretch of data is too short."""
+    """Whether no stretch of data is too short, nor one missing at the end of a scan."""
     filling = (_BEYOND_ARITHMETIC if layout.kind in ARITHMETIC else b"") + _FILLING
-    cuts = [0, *layout.stretches]
-    pieces = [content[a:b] for a, b in itertools.pairwise(cuts)]
-    longer = filling.join([*pieces, content[cuts[-1] : layout.end]])
-    with JpegImageFile(io.BytesIO(longer)) as variant:
-        return np.array_equal(np.asarray(variant), np.asarray(image))
+    longer, position = [], 0
+    for stretch in layout.stretches:
+        longer += [content[position : stretch.end], filling]
+        if layout.restart_interval and stretch.last:
+            longer += [bytes((0xFF, stretch.restart)), filling]  # where another should follow, it shows this
+        position = stretch.end
+    longer.append(content[position : layout.end])
+    with JpegImageFile(io.BytesIO(b"".join(longer))) as variant:
+        variant.load()
+        bands = (_band(variant, y) == _band(image, y) for y in range(0, image.height, BAND))
+        return all(bands)
+
+
+def _band(image: Image.Image, y: int) -> bytes:
+    """Some rows of pixels: a copy of all of a large image would take as much memory again."""
+    return image.crop((0, y, image.width, min(y + BAND, image.height))).tobytes()

@@ -1,4 +1,4 @@
-"""Whether a PNG has all its rows: where its data end early, at the end of a row, Pillow leaves the rest black."""
+"""Whether a PNG has all its rows: where its data end early, at the end of a row, Pillow leaves the others black."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Iterator
 from typing import Final
 
-import numpy as np
 from PIL import Image
 
 from ..errors import ImageError
@@ -22,7 +21,8 @@ BLOCK: Final = 1 << 20
 
 def check_complete(content: bytes, image: Image.Image) -> None:
     """Raises ImageError where the PNG of these bytes, decoded as ``image``, lacks rows."""
-    if "interlace" not in image.info and np.asarray(image)[-1].any():
+    last_row = image.crop((0, image.height - 1, *image.size))
+    if "interlace" not in image.info and any(last_row.tobytes()):
         return  # the last row was written: so were the others
     header, expected = b"", 0
     inflated = 0

@@ -31,7 +31,7 @@ FORMATS: Final = {
     5: "complex ",
     6: "complex ",
 }
-SAMPLES: Final = {
+SAMPLES: Final[dict[int, dict[int, tuple[int, ...]]]] = {
     WHITE_IS_ZERO: {UNSIGNED: (1, 2, 4, 8, 16)},
     BLACK_IS_ZERO: {UNSIGNED: (1, 2, 4, 8, 12, 16, 32), SIGNED: (32,), FLOAT: (32,)},
     RGB: {UNSIGNED: (8, 16)},
@@ -123,7 +123,7 @@ def pixels(image: TiffImageFile) -> npt.NDArray[np.uint8] | None:
     """(H, W, 3) RGB of a loaded image where Pillow's own conversion is not to be used; None: it is."""
     layout = Layout.of(image.tag_v2)
     if layout.photometric == PALETTE and (colours := _colours_of_8_bits(image.tag_v2)) is not None:
-        return colours[np.asarray(image if image.mode == "P" else image.getchannel("P"))]
+        return np.take(colours, np.asarray(image if image.mode == "P" else image.getchannel("P")), axis=0)
     if image.mode.startswith("I;16") and (layout.photometric == WHITE_IS_ZERO or set(layout.bits) == {12}):
         values = np.asarray(image)
         white = (1 << layout.bits[0]) - 1
@@ -156,7 +156,7 @@ def _why_not(layout: Layout, tags: ImageFileDirectory_v2) -> str:
         return "TIFF that does not say what its samples mean (no photometric interpretation)"
     bits = set(layout.bits)
     formats = set(layout.sample_formats)
-    kinds = SAMPLES.get(layout.photometric, {})
+    kinds: dict[int, tuple[int, ...]] = SAMPLES.get(layout.photometric, {})
     if len(bits) > 1 or len(formats) > 1 or not bits <= set(kinds.get(min(formats), ())):
         return str(layout)
     if layout.samples != COLOURS.get(layout.photometric, 1) + len(layout.extra) and (

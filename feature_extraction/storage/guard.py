@@ -120,7 +120,7 @@ def _why_not(path: Path, said: str) -> StoreError:
 def hard_links(file: h5py.File, group: Any, where: object) -> Iterator[str]:
     """Names of a group's links, in HDF5's order. Raises StoreError for a link that leads elsewhere, for a name that is
     no text, and where there are more of them than the file has room for. ``where`` names the group in messages."""
-    most = os.stat(file.filename).st_size // SMALLEST_ENTRY
+    most = file.id.get_filesize() // SMALLEST_ENTRY
     names: list[bytes] = []
     wrong: list[str] = []
 
@@ -255,7 +255,7 @@ def plain_array(file: h5py.File, group: Any, image_id: str, name: str) -> Any:
         if kind != h5o.TYPE_DATASET:
             raise StoreError(f"{where} is no array: {MAKE_AGAIN}")
         dataset = h5d.open(group, name.encode())
-        problem = _problem(dataset, os.stat(path).st_size)
+        problem = _problem(dataset, file.id.get_filesize())
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
         if isinstance(error, StoreError):
             raise

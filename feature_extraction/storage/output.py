@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,8 @@ class Output:
                     return None
                 with files.exclusive(self.folder / "assemble.lock", wait=True):
                     outcome = self._assembly(current).run()
-            except (FolderClosed, FileNotFoundError):
+            except (FolderClosed, OSError, StoreError):
+                # another process may have written the file while this one ended, and taken the folder away
                 if self.folder.exists() and not self._register.closed:
                     raise
                 return self._made_by_another(current, failures)
@@ -208,7 +210,7 @@ class Output:
             with path.open("x", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
-                files.sync_file(path)
+                os.fsync(file.fileno())
             files.sync_folder(self.folder)
         except FileExistsError:
             found = _read_json(path)

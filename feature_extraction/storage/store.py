@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import h5py
 import numpy as np
+from h5py import h5a, h5d, h5g, h5o, h5p, h5s, h5t
 from numpy.typing import NDArray
 
 from ..errors import StoreError
@@ -78,14 +79,14 @@ def provenance(file: h5py.File) -> dict[str, Any]:
 # --- the arrays of one image ------------------------------------------------------------------------------
 
 
-def features_of(file: h5py.File, image_id: str) -> h5py.h5d.DatasetID:
+def features_of(file: h5py.File, image_id: str) -> h5d.DatasetID:
     """The features of one image as h5py's low-level data set, safe to read: plain numbers of a bounded size, whole,
-    inside the file. ``.shape``, ``.dtype``; ``.get_offset()`` is the byte at which they lie in one piece, or None
-    where they do not. Read them there, or by ``read_array``. Raises StoreError for anything else."""
+    inside the file. ``.shape``, ``.dtype``; ``.get_offset()`` is the byte at which they lie in one piece, None where
+    they do not. Read them there, or by ``read_array``. Raises StoreError for anything else."""
     return array_of(file, image_id, "features")
 
 
-def array_of(file: h5py.File, image_id: str, name: str) -> h5py.h5d.DatasetID:
+def array_of(file: h5py.File, image_id: str, name: str) -> h5d.DatasetID:
     """The array ``name`` of one image, as ``features_of``."""
     return guard.plain_array(file, guard.image_group(file, image_id), image_id, name)
 
@@ -98,7 +99,7 @@ def array_names(file: h5py.File, image_id: str) -> list[str]:
     return names
 
 
-def read_array(array: h5py.h5d.DatasetID) -> NDArray[Any]:
+def read_array(array: h5d.DatasetID) -> NDArray[Any]:
     """The numbers of an array that ``features_of`` or ``array_of`` gave. Raises OSError if they cannot be read."""
     return guard.read_array(array)
 
@@ -138,9 +139,22 @@ def write_image(
     checksums: Mapping[str, int],
 ) -> None:
     """Write one image's group in the published layout, with what it was made from and the CRC-32 of each array."""
-    group = file.create_group(image_id)
+    group = file.create_group(image_id).id
     for name, array in arrays.items():
-        group[name] = array
-    group.attrs[CHECKSUMS] = np.bytes_(json.dumps(dict(checksums)))
+        # what group[name] = array does, without asking the same of HDF5 for every array of a hundred thousand
+        space = h5s.create_simple(array.shape) if array.shape else h5s.create(h5s.SCALAR)
+        dataset = h5d.create(group, None, h5t.py_create(array.dtype, logical=True), space, _PLAIN)
+        dataset.write(h5s.ALL, h5s.ALL, np.ascontiguousarray(array))
+        h5o.link(dataset, group, name.encode())
+    _write_text(group, CHECKSUMS, json.dumps(dict(checksums)))
     if source is not None:
-        group.attrs[SOURCE] = np.bytes_(json.dumps(source.described()))
+        _write_text(group, SOURCE, json.dumps(source.described()))
+
+
+_PLAIN: Final = h5p.create(h5p.DATASET_CREATE)
+_PLAIN.set_obj_track_times(False)  # the same data give the same file
+
+
+def _write_text(group: h5g.GroupID, name: str, text: str) -> None:
+    value = np.array(text.encode())
+    h5a.create(group, name.encode(), h5t.py_create(value.dtype), h5s.create(h5s.SCALAR)).write(value)

@@ -14,7 +14,7 @@ from typing import Final
 
 PACKAGES: Final = ("feature_extraction", "kmeans", "scripts", "docker")
 BLOCKS: Final = (ast.For, ast.While, ast.If, ast.With, ast.Try)
-KIND: Final = re.compile(r"\bkind (==|!=) |\bif kind\b")
+KIND: Final = re.compile(r"\bkind\b[^=\n]{0,12}(==|!=|in) .?[\"'](grid|boxes)")
 
 
 def functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef]]:

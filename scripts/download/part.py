@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from feature_extraction.storage.bounded import read_json
 from feature_extraction.storage.files import atomic_write
 
 from .files import sync
@@ -63,9 +64,8 @@ class Part:
 
     def _record(self) -> dict[str, Any]:
         try:
-            with self.about.open("rb") as file:
-                record = json.loads(file.read(MOST_RECORD))
-        except (OSError, ValueError, RecursionError):
+            record = read_json(self.about, MOST_RECORD)
+        except (OSError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}
 

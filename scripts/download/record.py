@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from feature_extraction.errors import DownloadError
 from feature_extraction.names import printable
+from feature_extraction.storage.bounded import read_json
 from feature_extraction.storage.files import atomic_write
 
 MOST_BYTES: Final = 4 << 20
@@ -53,15 +54,10 @@ class LockFile:
 
     def _read(self) -> dict[str, Known]:
         try:
-            with self.path.open("rb") as file:
-                content = file.read(MOST_BYTES + 1)
+            return {str(key): Known.read(entry) for key, entry in read_json(self.path, MOST_BYTES).items()}
         except FileNotFoundError:
             return {}
-        try:
-            if len(content) > MOST_BYTES:
-                raise ValueError(f"more than {MOST_BYTES} bytes")
-            return {str(key): Known.read(entry) for key, entry in json.loads(content).items()}
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DownloadError(
                 f"{printable(self.path)} is not a lock file ({printable(str(error))}): restore it, or delete it"
             ) from error

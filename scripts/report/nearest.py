@@ -119,9 +119,7 @@ class _Reader:
         self._files = files
         self.remarks: list[str] = []
 
-    def distances(
-        self, target: Target, rows: NDArray[np.int64], wanted: NDArray[np.bool_]
-    ) -> list[tuple[int, Cell]]:
+    def distances(self, target: Target, rows: NDArray[np.int64], wanted: NDArray[np.bool_]) -> list[tuple[int, Cell]]:
         """(word, cell) of each cell of the images in ``rows`` whose word is wanted."""
         found: list[tuple[int, Cell]] = []
         try:

@@ -1,7 +1,7 @@
 """The detector's code walked on ``cuda`` tensors without a card: shapes and devices only, no numbers.
 
-PyTorch's CUDA build refuses what mixes devices, also where no GPU is. The CPU build, which `make setup` installs, cannot
-make such tensors; run it where the other one is (the gpu image, or a virtual environment with it).
+PyTorch's CUDA build refuses what mixes devices, also where no GPU is. The CPU build, which `make setup` installs,
+cannot make such tensors; run it where the other one is (the gpu image, or a virtual environment with it).
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ class Assignment:
     def _write(self, target: str, file: FeatureFile, ids: Indices, near: NearestRows) -> None:
         names, digest = self._setting.names, self._stats[results.DIGEST]
         if self._stats["targets"].pop(target, None):  # what it says is not true from here on
-            results.save_json(names.stats, self._stats)
+            results.save_json(names.stats, names.work, self._stats)
         index, images, *_ = names.of_target(target)
         results.save_array(index, names.work, ids[:, None])
         results.save_image_clusters(images, names.work, file.ids, ids.reshape(len(file.ids), -1), digest)
@@ -144,7 +144,7 @@ class Assignment:
             "seconds": seconds,
             **({"rows_decided": asdict(decided)} if decided is not None else {}),
         }
-        results.save_json(self._setting.names.stats, self._stats)
+        results.save_json(self._setting.names.stats, self._setting.names.work, self._stats)
 
     def _tell(self, target: str, file: FeatureFile, rows: int, seconds: float) -> None:
         report, decided = self._setting.report, self._search.stats

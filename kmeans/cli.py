@@ -148,7 +148,8 @@ def use_threads() -> str:
     given = os.environ.get("OMP_NUM_THREADS")
     os.environ.setdefault("OMP_NUM_THREADS", str(machine.threads()))
     source = "OMP_NUM_THREADS" if given else f"of {machine.usable_cpus():g} usable processors; OMP_NUM_THREADS sets it"
-    return f"computing with {os.environ['OMP_NUM_THREADS']} threads ({source})"
+    number = os.environ["OMP_NUM_THREADS"]
+    return f"computing with {number} thread{'' if number == '1' else 's'} ({source})"
 
 
 def tell_next(options: Options, made: Outcome, reporter: ConsoleReporter) -> None:

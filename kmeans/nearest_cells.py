@@ -16,12 +16,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extraction.errors import VocabularyError
-
 from .blocks import Indices, Rows
 from .nearest import pair_distances
+from .npz import read_npz, save_npz
 from .partial import Frame
-from .results import DIGEST, published, reading, save_npz
+from .results import DIGEST, are_texts, published, reading
 from .vectors import FeatureFile
 
 KEPT: Final = 12
@@ -115,13 +114,12 @@ class NearestCells:
 def load(path: Path, target: str, k: int) -> NearestCells:
     """Read what ``save`` wrote. Raises VocabularyError for anything else."""
     with reading(path, "an .npz file of nearest cells", "run run_kmeans.py with this target"):
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("image_ids", "image", "cell", "distance", DIGEST)}
+        arrays = read_npz(path, ("image_ids", "image", "cell", "distance", DIGEST))
         for name, kind in (("image", "i"), ("cell", "i"), ("distance", "f")):
             if arrays[name].shape != (k, KEPT) or arrays[name].dtype.kind != kind:
                 raise ValueError(f"{name} {arrays[name].dtype} {arrays[name].shape}, expected ({k}, {KEPT})")
         if not -1 <= arrays["image"].min() <= arrays["image"].max() < max(1, len(arrays["image_ids"])):
             raise ValueError("it names images that it does not list")
-    if arrays["image_ids"].dtype.kind not in "U" and len(arrays["image_ids"]):
-        raise VocabularyError(f"{path}: its image ids are not texts")
+        if not are_texts(arrays["image_ids"]):
+            raise ValueError("its image ids are not texts")
     return NearestCells(target, arrays)

@@ -57,7 +57,7 @@ class PartialIndex:
             self.frames, length = _sound(path, multiple)
         else:
             path.unlink(missing_ok=True)
-            save_json(note, key)
+            save_json(note, path.parent, key)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self.cut_off = os.fstat(self._fd).st_size - length
         """Bytes of the earlier run that were torn or damaged."""

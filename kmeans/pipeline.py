@@ -124,7 +124,7 @@ def vocabulary(setting: Setting, training: Training | None) -> tuple[Rows, dict[
         tell_moved(setting, former.make_way(names, stats[results.DIGEST]))
         results.save_array(names.centroids, names.work, centroids)
         results.link(names.centroids)
-        results.save_json(names.stats, stats)
+        results.save_json(names.stats, names.work, stats)
     training.clean_up()
     setting.report.say(f"wrote {names.centroids}")
     return centroids, stats

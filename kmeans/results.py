@@ -11,7 +11,6 @@ import json
 import os
 import pickle
 import shutil
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from feature_extraction.errors import VocabularyError
 from feature_extraction.storage import files
 
 from .blocks import Indices, Rows
+from .npz import WRONG, read_npz, save_npz
 from .options import Options, label
 
 FOLDER: Final = "cluster_centroids"
@@ -141,12 +141,9 @@ def save_array(path: Path, work: Path, array: NDArray[Any]) -> None:
         np.save(file, array, allow_pickle=False)
 
 
-def save_npz(file: IO[bytes], arrays: dict[str, NDArray[Any]]) -> None:
-    np.savez(file, allow_pickle=False, **arrays)
-
-
-def save_json(path: Path, value: Any) -> None:
-    files.atomic_write(path, json.dumps(value, indent=2, allow_nan=False, default=str) + "\n")
+def save_json(path: Path, work: Path, value: Any) -> None:
+    with published(path, work) as file:
+        file.write(json.dumps(value, indent=2, allow_nan=False, default=str).encode() + b"\n")
 
 
 def load_json(path: Path) -> dict[str, Any]:
@@ -214,12 +211,19 @@ def load_image_clusters(path: Path) -> tuple[list[str], Indices, str]:
     """Image ids, clusters (images, rows per image) and the digest of the centroids ("" in files of earlier versions)
     from the ``.npz`` of ``save_image_clusters``. Raises VocabularyError."""
     with reading(path, "an .npz file of image ids and clusters", "run run_kmeans.py with this target"):
-        with np.load(path, allow_pickle=False) as file:
-            ids, clusters = file["image_ids"], file["cluster_ids"]
-            digest = str(file[DIGEST]) if DIGEST in file else ""
-        if ids.ndim != 1 or ids.dtype.kind != "U" or clusters.dtype != np.int64 or len(clusters) != len(ids):
+        arrays = read_npz(path, ("image_ids", "cluster_ids"), (DIGEST,))
+        ids, clusters = arrays["image_ids"], arrays["cluster_ids"]
+        if ids.ndim != 1 or not are_texts(ids) or clusters.dtype != np.int64 or clusters.shape[:1] != ids.shape:
             raise ValueError(f"ids {ids.dtype} {ids.shape}, clusters {clusters.dtype} {clusters.shape}")
-        return ids.tolist(), clusters, digest
+    return ids.tolist(), clusters, str(arrays.get(DIGEST, ""))
+
+
+def are_texts(array: NDArray[Any]) -> bool:
+    """Whether an array holds texts that Python can: numpy takes any number for a character."""
+    if array.dtype.kind != "U":
+        return False
+    codes = np.ascontiguousarray(array).view(np.uint32)
+    return not bool(((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any())
 
 
 def image_clusters_beside(centroids: Path) -> dict[str, Path]:
@@ -244,7 +248,7 @@ def reading(path: Path, what: str, otherwise: str) -> Iterator[None]:
         raise VocabularyError(f"{path} does not exist: {otherwise}") from None
     except (IsADirectoryError, PermissionError) as error:
         raise VocabularyError(f"{path} cannot be read: {error.strerror}") from error
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, MemoryError, zipfile.BadZipFile) as error:
+    except (OSError, *WRONG) as error:
         reason = " ".join(str(error).split())
         raise VocabularyError(f"{path} is not {what} ({reason}); pickles are not read") from error
 
@@ -283,21 +287,20 @@ def digest_of_centroids(path: Path) -> str | None:
 
 def save_checkpoint(path: Path, key: dict[str, Any], centroids: Rows, state: dict[str, Any]) -> None:
     """Centroids and what else is needed to go on, in one file that is replaced as a whole."""
+    text = json.dumps({"key": key, DIGEST: digest(centroids), **state})
     with files.atomic_file(path) as file:
-        np.savez(
-            file, centroids=centroids, state=np.array(json.dumps({"key": key, DIGEST: digest(centroids), **state}))
-        )
+        save_npz(file, {"centroids": centroids, "state": np.array(text)})
 
 
 def load_checkpoint(path: Path) -> tuple[Rows, dict[str, Any], dict[str, Any]] | None:
     """Centroids, state and key of the checkpoint in ``path``; None where there is no sound one."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            state = json.loads(str(file["state"]))
-            centroids = file["centroids"]
-        key = state.pop("key")
-        if state.pop(DIGEST, None) not in (None, digest(centroids)):  # earlier versions did not write it
-            return None
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, RecursionError, zipfile.BadZipFile):
+        arrays = read_npz(path, ("centroids", "state"))
+        state = json.loads(str(arrays["state"]))
+        key, digest_then = state.pop("key"), state.pop(DIGEST, None)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return None
+    centroids = arrays["centroids"]
+    if digest_then not in (None, digest(centroids)):  # earlier versions did not write it
         return None
     return centroids, state, key

@@ -178,7 +178,7 @@ class Training:
         scratch = Scratch(path, len(rows), self.source.dim)
         self._gather(rows, scratch.place)
         scratch.flush()
-        save_json(note_of(path), self.key)
+        save_json(note_of(path), path.parent, self.key)
         return scratch
 
     def _forget_scratch(self) -> None:

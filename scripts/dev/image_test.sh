@@ -99,8 +99,11 @@ cp -r "$work/photographs" "$work/host"
 for job in "${jobs[@]}"; do
     run "$job.host" make --no-print-directory "$job" "${common[@]}" RUN=host GPUS=0 DATASETS="$work/host"
 done
-mkdir "$work/one"
-cp -r "$work/host/VG" "$work/one/"
+# the last bits depend on the number of computing threads, which two processes share
+one_thread=EXTRACT_FLAGS="--threads 1"
+mkdir -p "$work/one/VG"
+cp -r "$work/photographs/VG/images" "$work/one/VG/"
+run one make --no-print-directory extract-vg-grid "${common[@]}" RUN=host GPUS=0 DATASETS="$work/one" "$one_thread"
 
 # ---------------------------------------------------------------- one runtime
 stand_in() { # made once, imported into each runtime
@@ -170,7 +173,7 @@ compare() {
     "$python" -m scripts.dev.same_files "$work/host" "$work/inside" || fail "the image's files differ from the host's"
     [ -z "$(find "$work/inside" ! -user "$user")" ] || fail "not all files are the owner's: $(find "$work/inside" ! -user "$user")"
     say "$runtime: two processes of torchrun inside the image, as on a machine with two GPUs"
-    inside extract-vg-grid "$work/two" PROCESSES=2
+    inside extract-vg-grid "$work/two" PROCESSES=2 "$one_thread"
     "$python" -m scripts.dev.same_files "$work/one" "$work/two" || fail "two processes make another file than one"
     say "$runtime: questions to the image"
     "$python" -m scripts.dev.image_questions CONTAINER="$runtime" IMAGE="$image" DATASETS="$work/inside" ||

@@ -6,9 +6,7 @@ COCO train take 21 MB.
 
 from __future__ import annotations
 
-import json
 import re
-import zipfile
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,15 +15,18 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_extraction.config import Grid
 from feature_extraction.errors import UnknownName, VocabularyError
 from feature_extraction.names import printable
+from kmeans import nearest_cells, results
+from kmeans.nearest_cells import NearestCells
 
-from .files import HOSTILE, FeatureEntry, one_line
+from .files import FeatureEntry, one_line
 
-FOLDERS: Final = ("cluster_centroids", "clustering")
-"""Below the data folder: where the k-means writes, and where X-LXMERT reads."""
-NAME: Final = re.compile(r"(?P<head>.+)_centroids(?P<tail>(?P<k>\d+)_iter\d+_d\d+_grid(?P<g>\d+)(_imsize\d+)?)")
-UNREADABLE: Final = (*HOSTILE, EOFError, zipfile.BadZipFile)
+NAME: Final = re.compile(
+    r"(?P<head>.+)_centroids(?P<k>\d{1,9})_iter(?P<n>\d{1,9})_d(?P<d>\d{1,9})_grid(?P<g>\d{1,4})(_imsize(?P<imsize>\d{1,9}))?"
+)
+"""Stem of the published name of centroids."""
 
 
 @dataclass
@@ -54,33 +55,39 @@ class Vocabulary:
     """One file of centroids with everything that lies beside it."""
 
     path: Path
-    k: int
-    d: int
+    centroids: NDArray[np.float32]
+    """(k, d) float32."""
     grid_size: int
     stats: dict[str, Any] = field(default_factory=dict)
     """What run_kmeans.py says of the training; empty for centroids from elsewhere."""
     targets: list[Target] = field(default_factory=list)
+    kept: dict[str, NearestCells] = field(default_factory=dict)
+    """Target -> the cells nearest to each word, where the k-means kept them."""
     remarks: list[str] = field(default_factory=list)
-    """What could not be read, and why."""
+    """What could not be used, and why."""
+
+    @property
+    def k(self) -> int:
+        return len(self.centroids)
+
+    @property
+    def d(self) -> int:
+        return int(self.centroids.shape[1])
 
     @property
     def name(self) -> str:
         return self.path.stem
 
     @cached_property
-    def centroids(self) -> NDArray[np.float32]:
-        """(k, d) float32. Raises VocabularyError."""
-        try:
-            values = np.load(self.path, allow_pickle=False)
-        except UNREADABLE as error:
-            raise VocabularyError(f"{self.path} is not a whole .npy file: {one_line(error)}") from error
-        return np.ascontiguousarray(values, dtype=np.float32)
-
-    @cached_property
     def sizes(self) -> NDArray[np.int64]:
         """(k,) int64: cells of each word in all targets."""
         counts = [np.bincount(t.words.ravel(), minlength=self.k) for t in self.targets]
         return np.sum(counts, axis=0, dtype=np.int64) if counts else np.zeros(self.k, np.int64)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the centroids."""
+        return results.digest(self.centroids)
 
     @property
     def cells(self) -> int:
@@ -117,15 +124,21 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and bool(np.isfinite(value))
 
 
-def vocabularies_in(datasets: Path, entries: list[FeatureEntry]) -> list[Vocabulary]:
-    """Every vocabulary below the data folder, the one with the most targets (of equal ones, words) first."""
+def vocabularies_in(datasets: Path, entries: list[FeatureEntry]) -> tuple[list[Vocabulary], list[str]]:
+    """Every vocabulary below the data folder, the one with the most targets (of equal ones, words) first; and what is
+    to be said of centroids that cannot be used."""
     paths: dict[str, Path] = {}
-    for folder in FOLDERS:
+    for folder in (results.FOLDER, results.ALIAS):
         for path in sorted((datasets / folder).glob("*.npy")):
             if "_cluster_index_centroids" not in path.name and NAME.fullmatch(path.stem):
                 paths.setdefault(path.name, path)
-    found = [vocabulary for path in paths.values() if (vocabulary := _read(path, entries)) is not None]
-    return sorted(found, key=lambda v: (-len(v.targets), -v.k, v.name))
+    found, remarks = [], []
+    for path in paths.values():
+        try:
+            found.append(_read(path, datasets, entries))
+        except VocabularyError as error:
+            remarks.append(one_line(error))
+    return sorted(found, key=lambda v: (-len(v.targets), -v.k, v.name)), remarks
 
 
 def chosen(vocabularies: list[Vocabulary], name: str | None) -> Vocabulary | None:
@@ -136,63 +149,59 @@ def chosen(vocabularies: list[Vocabulary], name: str | None) -> Vocabulary | Non
         if vocabulary.name == name.removesuffix(".npy"):
             return vocabulary
     known = ", ".join(v.name for v in vocabularies) or "none yet"
-    raise UnknownName(f"no vocabulary {printable(name)!r} in {FOLDERS[0]}/; there: {printable(known)}")
+    raise UnknownName(f"no vocabulary {printable(name)!r} in {results.FOLDER}/; there: {printable(known)}")
 
 
-def _read(path: Path, entries: list[FeatureEntry]) -> Vocabulary | None:
-    """The vocabulary of these centroids; None where the file holds none."""
+def _read(path: Path, datasets: Path, entries: list[FeatureEntry]) -> Vocabulary:
+    """The vocabulary of these centroids. Raises VocabularyError where the file holds none."""
     name = NAME.fullmatch(path.stem)
     assert name is not None
-    try:
-        header = np.load(path, mmap_mode="r", allow_pickle=False)
-        k, d = header.shape
-        if header.dtype.kind != "f":
-            return None
-    except UNREADABLE:
-        return None
-    vocabulary = Vocabulary(path, int(k), int(d), int(name["g"]))
-    vocabulary.stats = _statistics(path.with_name(path.name + ".stats.json"))
-    head, tail = name["head"], name["tail"]
-    start, end = f"{head}_", f"_cluster_index_centroids{tail}.npy"
-    named = {p.name[len(start) : -len(end)] for p in path.parent.glob("*.npy") if _is_between(p.name, start, end)}
-    ending = f"_img_id_to_cluster_id_{tail}.npz"
-    named |= {
-        p.name[len(start) : -len(ending)] for p in path.parent.glob("*.npz") if _is_between(p.name, start, ending)
-    }
-    for target in sorted(named):
+    stats = results.load_json(path.with_name(path.name + ".stats.json"))
+    vocabulary = Vocabulary(path, results.load_centroids(path, int(name["k"]), int(name["d"])), int(name["g"]), stats)
+    encoder, _, source = name["head"].partition("_")
+    numbers = [int(name[part]) for part in ("k", "n", "d", "g")]
+    names = results.ResultNames(datasets, encoder, source, *numbers, int(name["imsize"]) if name["imsize"] else None)
+    with_ids = results.image_clusters_beside(path)
+    for target in sorted({*with_ids, *names.targets_there()}):
         try:
-            ids, words = _assigned(path.parent, f"{start}{target}", tail, target, entries)
-            vocabulary.targets.append(Target(target, ids, _checked(words, len(ids), vocabulary)))
-        except (VocabularyError, *UNREADABLE) as error:
+            if target in with_ids:
+                _take(vocabulary, target, with_ids[target])
+            elif names.cluster_index(target).exists():
+                words, ids = _published(names.cluster_index(target), target, entries)
+                vocabulary.targets.append(Target(target, ids, _checked(words, len(ids), vocabulary)))
+        except VocabularyError as error:
             vocabulary.remarks.append(f"the words of {target} cannot be used: {one_line(error)}")
     return vocabulary
 
 
-def _is_between(name: str, start: str, end: str) -> bool:
-    return name.startswith(start) and name.endswith(end) and len(name) > len(start) + len(end)
+def _take(vocabulary: Vocabulary, target: str, path: Path) -> None:
+    """Add the words of a target that this kit has assigned, with the cells that it kept. Raises VocabularyError."""
+    ids, words, made_with = results.load_image_clusters(path)
+    if not made_with:  # by an earlier version: the statistics know
+        told = vocabulary.stats.get("targets")
+        told = told.get(target) if isinstance(told, dict) else None
+        made_with = str(told.get(results.DIGEST, "")) if isinstance(told, dict) else ""
+    if made_with and made_with != vocabulary.digest:
+        raise VocabularyError("they were made with other centroids: run run_kmeans.py with this target again")
+    vocabulary.targets.append(Target(target, ids, _checked(words, len(ids), vocabulary)))
+    beside = path.with_name(path.name.replace("_img_id_to_cluster_id_", "_nearest_cells_"))
+    if beside.exists():
+        try:
+            kept = nearest_cells.load(beside, target, vocabulary.k)
+        except VocabularyError as error:
+            vocabulary.remarks.append(one_line(error))
+        else:
+            if kept.centroids_sha256 == vocabulary.digest:
+                vocabulary.kept[target] = kept
 
 
-def _statistics(path: Path) -> dict[str, Any]:
-    try:
-        stats = json.loads(path.read_bytes())
-    except (*UNREADABLE, RecursionError):
-        return {}
-    return stats if isinstance(stats, dict) else {}
-
-
-def _assigned(
-    folder: Path, start: str, tail: str, target: str, entries: list[FeatureEntry]
-) -> tuple[list[str], NDArray[Any]]:
-    """(image ids, words) of one target: from the .npz, or from the published .npy and the ids of its feature file."""
-    both = folder / f"{start}_img_id_to_cluster_id_{tail}.npz"
-    if both.is_file():
-        with np.load(both, allow_pickle=False) as file:
-            return [str(i) for i in file["image_ids"]], file["cluster_ids"]
-    words = np.load(folder / f"{start}_cluster_index_centroids{tail}.npy", mmap_mode="r", allow_pickle=False)
-    entry = next((e for e in entries if e.label == target and e.spec == "grid" and e.whole), None)
+def _published(path: Path, target: str, entries: list[FeatureEntry]) -> tuple[NDArray[Any], list[str]]:
+    """(words, image ids) of a published .npy, with the ids of its feature file. Raises VocabularyError."""
+    entry = next((e for e in entries if e.label == target and e.spec == Grid.name and e.whole), None)
     if entry is None:
         raise VocabularyError("no list of image ids beside them, and no feature file to take the ids from")
-    return entry.ids, words
+    with results.reading(path, "a whole .npy file", "run run_kmeans.py with this target"):
+        return np.load(path, mmap_mode="r", allow_pickle=False), entry.ids
 
 
 def _checked(words: NDArray[Any], images: int, vocabulary: Vocabulary) -> NDArray[np.int32]:

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_extraction import recipe
-from kmeans.assign import Faiss
-from kmeans.cluster import Blocks, State, add_rows, draw_sample, initial_centroids, train, update
-from kmeans.ranks import Solo
-from kmeans.vectors import InMemory, Scratch, block_ranges
+from kmeans.blocks import Blocks, block_ranges
+from kmeans.comm import SingleProcess
+from kmeans.lloyd import Run, State, draw_sample, initial_centroids, train, update
+from kmeans.nearest import FaissSearch
+from kmeans.samples import HostSums, InMemory, Scratch
 
 
 def by_faiss(rows, k, iterations=20):
@@ -28,17 +29,15 @@ def by_us(rows, k, iterations=20, wanted=0, scratch=None):
         sample = Scratch(scratch, len(drawn), rows.shape[1])
         order = np.random.default_rng(0).permutation(len(drawn))
         sample.place(order, rows[drawn][order])
-    start = State(initial_centroids(sample, len(drawn), 0, k, Solo()))
-    return train(
-        sample,
-        start,
-        iterations,
-        Faiss(),
+    start = State(initial_centroids(sample, len(drawn), 0, k, SingleProcess()))
+    run = Run(
+        sample=sample,
         total=len(drawn),
         blocks=Blocks.of(rows.shape[1], wanted),
-        ranks=Solo(),
-        on_iteration=lambda state: None,
+        nearest=FaissSearch(),
+        comm=SingleProcess(),
     )
+    return train(run, start, iterations, lambda state: None)
 
 
 def assert_same(state, kmeans):
@@ -136,9 +135,9 @@ def test_as_many_rows_as_centroids_are_copied():
 
 
 def test_sums_by_hand():
-    sums = np.zeros((3, 2), np.float32)
-    add_rows(sums, np.array([0, 2, 0]), np.array([[1, 2], [5, 7], [3, 4]], np.float32))
-    assert sums.tolist() == [[4, 6], [0, 0], [5, 7]]
+    sums = HostSums(3, 2)
+    sums.add(np.array([0, 2, 0]), np.array([[1, 2], [5, 7], [3, 4]], np.float32))
+    assert sums.result().tolist() == [[4, 6], [0, 0], [5, 7]]
 
 
 def test_an_empty_cluster_is_split_from_a_full_one_by_hand():

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from helpers.kmeans_cases import cluster, environment, features, write_features
 
-from kmeans import load_vocabulary, outputs
-from kmeans.outputs import OutputError
+from feature_extraction.errors import VocabularyError
+from kmeans import load_vocabulary
+from kmeans import results as formats
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def results(tmp_path):
 
 def test_importing_loads_neither_torch_nor_faiss():
     code = (
-        "import sys, kmeans, kmeans.cli, kmeans.job, kmeans.vocabulary;"
+        "import sys, kmeans, kmeans.cli, kmeans.pipeline, kmeans.vocabulary;"
         "print(sorted({'torch', 'faiss'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
@@ -45,7 +46,7 @@ def test_a_folder_that_exists_gets_relative_links(tmp_path):
     for _ in range(2):
         cluster(path, tmp_path, 6, grid=4, restart=True)
         links = [p for p in (tmp_path / "clustering").iterdir() if p.name != "mine.npy"]
-        assert len(links) == 4  # centroids, index, .npz, .pkl
+        assert len(links) == 5  # centroids, index, .npz, .pkl, nearest cells
         assert all(str(p.readlink()) == f"../cluster_centroids/{p.name}" and p.exists() for p in links)
     assert (tmp_path / "clustering" / "mine.npy").read_bytes() == b"kept"
 
@@ -64,13 +65,13 @@ def test_copies_where_links_fail(tmp_path, monkeypatch, folder_exists):
         for copy in (tmp_path / "clustering").iterdir():
             assert not copy.is_symlink()
             assert copy.read_bytes() == (tmp_path / "cluster_centroids" / copy.name).read_bytes()
-        assert len(list((tmp_path / "clustering").iterdir())) == 4
+        assert len(list((tmp_path / "clustering").iterdir())) == 5
 
 
 def test_something_in_the_way_is_not_removed(tmp_path):
     (tmp_path / "clustering").write_text("mine")
     path = write_features(tmp_path / "some.h5", features(12, 4, 5))
-    with pytest.raises(OutputError, match="in the way"):
+    with pytest.raises(VocabularyError, match="in the way"):
         cluster(path, tmp_path, 6, grid=4)
     assert (tmp_path / "clustering").read_text() == "mine"
 
@@ -151,7 +152,7 @@ def test_the_vocabulary(results):
 def test_an_image_of_two_targets_needs_the_targets_name(tmp_path):
     np.save(tmp_path / "c.npy", np.eye(3, dtype=np.float32))
     for name, ids in (("a", [0, 1]), ("b", [2, 2])):
-        outputs.save_image_clusters(tmp_path / f"{name}.pkl", ["7", "8"], np.array([ids, [1, 1]]))
+        formats.save_image_clusters(tmp_path / f"{name}.pkl", tmp_path / "w", ["7", "8"], np.array([ids, [1, 1]]), "")
     files = {name: tmp_path / f"{name}.npz" for name in "ab"}
     vocabulary = load_vocabulary(tmp_path / "c.npy", files)
     assert vocabulary.ids("8").tolist() == [1, 1]
@@ -162,42 +163,47 @@ def test_an_image_of_two_targets_needs_the_targets_name(tmp_path):
 
 def test_pickles_and_other_files_are_never_opened(results, tmp_path):
     path = next(results.glob("*_some_centroids6_*.npy"))
-    with pytest.raises(OutputError, match="pickles are not read"):
+    with pytest.raises(VocabularyError, match="pickles are not read"):
         load_vocabulary(path, list(results.glob("*.pkl")))
-    with pytest.raises(OutputError, match="does not exist"):
+    with pytest.raises(VocabularyError, match="does not exist"):
         load_vocabulary(path, [tmp_path / "no.npz"])
-    outputs.save_image_clusters(tmp_path / "other.pkl", ["1"], np.array([[6]]))
-    with pytest.raises(OutputError, match="names clusters"):
+    formats.save_image_clusters(tmp_path / "other.pkl", tmp_path / "w", ["1"], np.array([[6]]), "")
+    with pytest.raises(VocabularyError, match="names clusters"):
         load_vocabulary(path, [tmp_path / "other.npz"])
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]"])
 def test_damaged_notes_count_as_none(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
-    assert outputs.load_json(tmp_path / "x.json") == {}
-    assert outputs.load_json(tmp_path / "no.json") == {}
+    assert formats.load_json(tmp_path / "x.json") == {}
+    assert formats.load_json(tmp_path / "no.json") == {}
     (tmp_path / "x.npz").write_bytes(content)
-    assert outputs.load_checkpoint(tmp_path / "x.npz", {}) is None
+    assert formats.load_checkpoint(tmp_path / "x.npz") is None
 
 
-def test_a_checkpoint_of_another_run_is_not_used(tmp_path):
+def test_a_checkpoint_is_what_was_saved_or_nothing(tmp_path):
     centroids = np.eye(2, dtype=np.float32)
-    outputs.save_checkpoint(tmp_path / "c.npz", {"k": 2}, centroids, {"history": []})
-    found = outputs.load_checkpoint(tmp_path / "c.npz", {"k": 2})
-    assert np.array_equal(found[0], centroids)
-    assert found[1] == {"history": []}
-    assert outputs.load_checkpoint(tmp_path / "c.npz", {"k": 3}) is None
+    formats.save_checkpoint(tmp_path / "c.npz", {"k": 2}, centroids, {"history": []})
+    found, state, key = formats.load_checkpoint(tmp_path / "c.npz")
+    assert np.array_equal(found, centroids)
+    assert (state, key) == ({"history": []}, {"k": 2})
+    whole = (tmp_path / "c.npz").read_bytes()
+    for at in range(0, len(whole), 7):  # a flipped bit anywhere: the same or none, never another
+        (tmp_path / "c.npz").write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        again = formats.load_checkpoint(tmp_path / "c.npz")
+        assert again is None or (np.array_equal(again[0], centroids) and again[1:] == (state, key))
 
 
 def test_an_error_while_writing_leaves_the_old_file(tmp_path):
     (tmp_path / "x").write_bytes(b"old")
 
     def fail():
-        with outputs.written_aside(tmp_path / "x") as file:
+        with formats.published(tmp_path / "x", tmp_path / "work") as file:
             file.write(b"new")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["work", "x"]
+    assert list((tmp_path / "work").iterdir()) == []
     assert (tmp_path / "x").read_bytes() == b"old"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.kmeans_cases import cluster, environment, features, results, write_features
 
-from kmeans.ranks import Solo, share
+from kmeans.comm import split_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, DIM, K, ITERATIONS = 19_200, 48, 40, 15
@@ -60,7 +60,7 @@ def test_two_ranks_agree_with_one_to_rounding_and_always_give_the_same_bits(case
     _, again = torchrun(2, path, tmp_path / "b", "--memory=0.001")
     assert np.array_equal(again["centroids"], found["centroids"])
     assert np.array_equal(again["index"], found["index"])
-    killed = ("tests/kmeans_killed.py", "iteration", "7")  # both ranks, by SIGKILL
+    killed = ("tests/helpers/kmeans_killed.py", "iteration", "7")  # both ranks, by SIGKILL
     torchrun(2, path, tmp_path / "c", script=killed, fails=True)
     said, resumed = torchrun(2, path, tmp_path / "c")
     assert f"resuming after iteration 7 of {ITERATIONS}" in said
@@ -70,9 +70,7 @@ def test_two_ranks_agree_with_one_to_rounding_and_always_give_the_same_bits(case
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 @pytest.mark.parametrize(("total", "multiple"), [(0, 1), (5, 1), (100, 1), (10_000, 4096), (8192, 4096)])
 def test_slices_cover_everything_at_multiples(size, total, multiple):
-    ranks = Solo()
-    ranks.size = size
-    slices = share(total, ranks, multiple=multiple)
+    slices = split_rows(total, size, multiple=multiple)
     assert len(slices) == size
     assert [i for a, b in slices for i in range(a, b)] == list(range(total))
     assert all(a % multiple == 0 for a, b in slices if a < b)

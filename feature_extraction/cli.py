@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ from .config import (
     Spec,
 )
 from .errors import KitError, UnknownName
+from .names import printable
 
 if TYPE_CHECKING:
     from .pipeline import Report
@@ -176,12 +178,15 @@ def execute(config: ExtractConfig) -> int:
 
 def say(line: str) -> None:
     """One line for the user, at once."""
-    print(line, flush=True)
+    print(printable(line), flush=True)
 
 
 @contextmanager
 def explained() -> Iterator[None]:
     """Around a command: errors that a user can mend are printed in one paragraph, not raised."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale without the letters of a name must not end the run
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except ModuleNotFoundError as error:
@@ -193,7 +198,7 @@ def explained() -> Iterator[None]:
             file=sys.stderr,
         )
     except KitError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
     except MemoryError as error:
         print(f"error: out of memory ({error}): take a smaller --batch_size or fewer --workers", file=sys.stderr)
     except RuntimeError as error:
@@ -202,7 +207,7 @@ def explained() -> Iterator[None]:
         print(f"error: out of memory ({error}): take a smaller --batch_size or fewer --workers", file=sys.stderr)
     except OSError as error:
         print(
-            f"error: {error}. What was computed is kept; mend the cause and run the same command again", file=sys.stderr
+            f"error: {printable(str(error))}. What was computed is kept; mend the cause and run the same command again", file=sys.stderr
         )
 
 

@@ -5,6 +5,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import json
 import os
 import unicodedata
 from typing import Final
@@ -35,8 +36,18 @@ def printable(name: str | bytes | os.PathLike[str]) -> str:
     return text if text.isprintable() else "".join(map(_shown, text))
 
 
+def json_printable(text: str) -> str:
+    """JSON text of the same meaning that moves nothing on a terminal: what ``printable`` would hide is written as an
+    escape of JSON's own, so that names read back are the names."""
+    return "".join(char if char == "\n" or not _is_hidden(char) else json.dumps(char)[1:-1] for char in text)
+
+
+def _is_hidden(char: str) -> bool:
+    return not char.isprintable() and unicodedata.category(char) in _HIDDEN and char not in _JOINERS
+
+
 def _shown(char: str) -> str:
-    if unicodedata.category(char) not in _HIDDEN or char in _JOINERS:
+    if not _is_hidden(char):
         return char
     code = ord(char)
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

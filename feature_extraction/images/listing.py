@@ -1,7 +1,7 @@
 r"""From a folder, one image or a list file to images in row order, and what is passed over with its reason.
 
 Contents are not looked at, except where two files claim one id. Names are bytes here, as the kernel has them, and read
-as UTF-8: ids and order do not depend on the locale. Names in messages and in ``Failure`` are ``printable``.
+as UTF-8: ids and order do not depend on the locale. Paths in messages and in ``Failure`` are ``printable``.
 """
 
 from __future__ import annotations
@@ -41,17 +41,19 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Failure:
-    r"""One file or folder that gives no features. Its names are ``printable``."""
+    """One file or folder that gives no features."""
 
     id: str
-    """The file's stem; empty for a folder."""
+    """The file's stem, exactly, as keys are compared (not for a terminal: see ``printable``); bytes that are not UTF-8
+    written ``\\xNN``. Empty for a folder."""
     path: str
+    """``printable``, like the reason."""
     reason: str
 
     @classmethod
     def of(cls, image: ImageFile, reason: str) -> Failure:
         """``image`` gives no features for this reason."""
-        return cls(printable(image.id), printable(image.path), reason)
+        return cls(image.id, printable(image.path), reason)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class _Found:
             self.paths_of[stem].append(path)
 
     def fail(self, stem: bytes, path: bytes, reason: str) -> None:
-        self.failures.append(Failure(printable(stem), printable(path), reason))
+        self.failures.append(Failure(stem.decode("utf-8", "backslashreplace"), printable(path), reason))
 
     def listing(self) -> Listing:
         images: list[ImageFile] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import unicodedata
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_extraction.names import printable
+from feature_extraction.names import json_printable, printable
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,14 @@ def test_nothing_hidden_is_left(name: str | bytes) -> None:
         "Cc", "Cf", "Cs", "Zl", "Zp",
     }  # fmt: skip
     assert printable(shown) == shown
+
+
+@given(st.dictionaries(st.text(), st.text()))
+def test_json_keeps_its_meaning(names: dict[str, str]) -> None:
+    shown = json_printable(json.dumps(names, ensure_ascii=False, indent=1))
+    assert json.loads(shown) == names
+    assert printable(shown.replace("\n", "")) == shown.replace("\n", "")
+
+
+def test_json_stays_readable() -> None:
+    assert json_printable('{"é\x9b🐈": "\u202e"}') == '{"é\\u009b🐈": "\\u202e"}'

@@ -186,6 +186,9 @@ class Launcher:
         def check() -> list[Path]:
             if self.in_container and not alias.exists() and not alias.is_symlink():
                 alias.symlink_to("cluster_centroids")  # the container may not write beside it
+                if os.geteuid() == 0:
+                    status = writes[0].stat()
+                    os.chown(alias, status.st_uid, status.st_gid, follow_symlinks=False)
             return self._linked_features()
 
         return Job(

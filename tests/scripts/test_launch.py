@@ -239,7 +239,7 @@ class Owned:
         self.given: dict[str, tuple[int, int]] = {}
         monkeypatch.setattr(os, "geteuid", lambda: caller)
         monkeypatch.setattr(os, "getegid", lambda: caller)
-        monkeypatch.setattr(os, "chown", lambda path, user, group: self.given.update({str(path): (user, group)}))
+        monkeypatch.setattr(os, "chown", lambda path, *who, **how: self.given.update({str(path): who}))
         stat = Path.stat
 
         def told(path: Path, **flags: bool) -> os.stat_result:
@@ -281,6 +281,16 @@ def test_what_root_makes_goes_to_the_owner_around_it(tmp_path: Path, monkeypatch
     assert owned.given[str(tmp_path / "empty")] == IMAGE_USER
     launch_checks.make_output(tmp_path / "on the host", in_container=False)
     assert str(tmp_path / "on the host") not in owned.given
+
+
+def test_the_second_name_of_the_vocabulary_is_the_owners_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answering: None
+) -> None:
+    owned = Owned(monkeypatch, 0)
+    owned.given[str(tmp_path)] = (4321, 99)
+    here = launcher("RUN=container", f"DATASETS={tmp_path}")
+    here.command(here.kmeans())
+    assert owned.given[str(tmp_path / "clustering")] == owned.given[str(tmp_path / "cluster_centroids")] == (4321, 99)
 
 
 def test_what_root_has_filled_is_roots_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

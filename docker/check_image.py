@@ -23,9 +23,9 @@ FAT_BINARY: Final = b".nv_fatbin"
 
 
 def pins() -> dict[str, str]:
-    """Package -> pinned version, from pyproject.toml."""
-    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    return dict(line.split("==") for line in dependencies)
+    """Package -> pinned version, from pyproject.toml's extra ``exact``."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return dict(line.split("==") for line in project["optional-dependencies"]["exact"])
 
 
 def wrong_versions(gpu: bool) -> Iterator[str]:
@@ -47,7 +47,7 @@ def not_importable(gpu: bool) -> Iterator[str]:
     modules = ["torch", "numpy", "h5py", "PIL", "cv2", "yaml", "faiss", "tqdm"]
     # torch first: the extension's libraries are found through it
     if gpu:
-        # its extension, and what feature_extraction/reference.py asks for
+        # its extension, and what feature_extraction/detector/reference.py asks for
         modules += [
             "maskrcnn_benchmark._C", "maskrcnn_benchmark.config", "maskrcnn_benchmark.modeling.detector",
             "maskrcnn_benchmark.structures.bounding_box", "maskrcnn_benchmark.structures.image_list",

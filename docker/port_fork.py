@@ -7,8 +7,12 @@ Token rules only: what PyTorch removed or renamed, and its successor. Porting tw
 The port fails, naming the rule or the symbol, when
 
   - a rule finds neither what it replaces nor its successor (these are other sources than the pinned ones), or
-  - something that the pinned PyTorch no longer has is left in the code, or
-  - a Python file no longer parses.
+  - something that the pinned PyTorch no longer has is left in the package that is built, or
+  - a Python file that could be parsed before the port cannot be parsed after it.
+
+What the port did not change and the build does not use is no reason to fail: scripts beside the package that never
+parsed, or that use what PyTorch no longer has, are told of and left alone. Files are taken as bytes: any encoding,
+any line ends and a byte order mark stay as they are. Symbolic links are not followed.
 
 Sources of the rules: maskrcnn-benchmark#1307, #1340, #1341, DeepLearningExamples#1090. Standard library only.
 """
@@ -16,14 +20,20 @@ Sources of the rules: maskrcnn-benchmark#1307, #1340, #1341, DeepLearningExample
 from __future__ import annotations
 
 import ast
+import os
 import re
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-NATIVE: Final = (".cpp", ".cc", ".h", ".cuh", ".cu")
+NATIVE: Final = (".cpp", ".cc", ".cxx", ".h", ".hpp", ".cuh", ".cu")
 PYTHON: Final = (".py",)
+SETUP: Final = ("setup.py",)
+"""The one that is run to build: that of the top folder."""
+PACKAGE: Final = "maskrcnn_benchmark"
+"""Folder of what is built and installed, beside setup.py."""
 
 
 class PortError(RuntimeError):
@@ -42,7 +52,7 @@ class Rule:
     done: str
     """Regular expression that is found where the rule has been applied before."""
     suffixes: tuple[str, ...] = NATIVE
-    """How the names of the files end that the rule reads."""
+    """How the names of the files end that the rule reads, or SETUP."""
     required: bool = True
     """Whether the pinned sources are known to need it; a rule that is not may find nothing."""
 
@@ -140,7 +150,7 @@ RULES: Final = (
         r'(?<!"1" or )\btorch\.cuda\.is_available\(\)',
         '(os.getenv("FORCE_CUDA", "0") == "1" or torch.cuda.is_available())',
         r'"1" or torch\.cuda\.is_available\(\)',
-        ("setup.py",),
+        SETUP,
     ),
 )
 
@@ -158,8 +168,9 @@ COMMENT: Final = {NATIVE: r"//[^\n]*|/\*.*?\*/", PYTHON: r"#[^\n]*"}
 
 
 def apply(rule: Rule, text: str) -> tuple[str, int]:
-    """The text after the rule, and how often it was applied."""
-    return re.subn(rule.old, rule.new, text)
+    """The text after the rule, and how often it was applied. New lines end as the text's own do."""
+    new = rule.new.replace("\n", "\r\n") if "\r\n" in text else rule.new
+    return re.subn(rule.old, new, text, flags=re.ASCII)
 
 
 def left_over(text: str, suffixes: tuple[str, ...]) -> list[tuple[int, str]]:
@@ -169,56 +180,101 @@ def left_over(text: str, suffixes: tuple[str, ...]) -> list[tuple[int, str]]:
         (blank.count("\n", 0, match.start()) + 1, match[0])
         for pattern, where in GONE
         if where == suffixes
-        for match in re.finditer(pattern, blank)
+        for match in re.finditer(pattern, blank, re.ASCII)
     ]
 
 
-def port(source: Path) -> dict[str, int]:
-    """Port every file below ``source`` in place; rule name -> replacements.
+def sources_below(top: Path) -> dict[Path, str]:
+    """Path relative to ``top`` -> text of every C++, CUDA and Python file, links and Git's own files left out.
+
+    One character stands for one byte (latin-1): what the rules look for is ASCII, and every other byte returns to
+    the file as it was, whatever the encoding.
+    """
+    found = {}
+    for folder, subfolders, names in os.walk(top):  # does not enter linked folders
+        subfolders[:] = sorted(set(subfolders) - {".git"})
+        for path in (Path(folder, name) for name in sorted(names)):
+            if path.suffix in NATIVE + PYTHON and path.is_file() and not path.is_symlink():
+                found[path.relative_to(top)] = path.read_bytes().decode("latin-1")
+    return found
+
+
+def reads(rule: Rule, path: Path) -> bool:
+    """Whether the rule reads the file ``path``, relative to the top folder."""
+    return str(path) in rule.suffixes if rule.suffixes == SETUP else path.suffix in rule.suffixes
+
+
+def is_built(path: Path) -> bool:
+    """Whether the build uses the file ``path``, relative to the top folder."""
+    return path.parts[0] == PACKAGE or str(path) in SETUP
+
+
+def parsed(text: str) -> ast.Module | SyntaxError:
+    """The syntax tree of a Python file, or why there is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # old escapes in strings, which Python only frowns at
+        try:
+            return ast.parse(text.encode("latin-1"))  # bytes: the file's own coding line and mark count
+        except SyntaxError as error:
+            return error
+        except (ValueError, RecursionError, MemoryError) as error:  # zero bytes; nested beyond the parser's depth
+            return SyntaxError(str(error))
+
+
+def python_complaint(path: Path, before: str, after: str) -> str | None:
+    """What the port would break in one Python file."""
+    if before == after or isinstance(parsed(before), SyntaxError):
+        return None
+    tree = parsed(after)
+    if isinstance(tree, SyntaxError):
+        return f"{path}:{tree.lineno}: no longer parses: {tree.msg}"
+    imports_os = any(isinstance(n, ast.Import) and any(a.name == "os" for a in n.names) for n in ast.walk(tree))
+    if "os.getenv(" in after and "os.getenv(" not in before and not imports_os:
+        return f"{path}: uses os.getenv without `import os`"
+    return None
+
+
+def apply_rules(files: dict[Path, str]) -> tuple[dict[Path, str], dict[str, int], list[str]]:
+    """The texts after every rule, rule name -> replacements, and a complaint for each rule that found nothing."""
+    ported, counts, complaints = dict(files), {}, []
+    for rule in RULES:
+        counts[rule.name], seen = 0, False
+        for path, text in ported.items():
+            if reads(rule, path):
+                ported[path], n = apply(rule, text)
+                counts[rule.name] += n
+                # a successor that an earlier rule has just written proves nothing: the original is asked
+                seen = seen or n > 0 or re.search(rule.done, files[path]) is not None
+        if rule.required and not seen:
+            complaints.append(
+                f"rule '{rule.name}' found nothing: neither {rule.old} nor its successor {rule.done} in any "
+                f"{' '.join(rule.suffixes)}"
+            )
+    return ported, counts, complaints
+
+
+def port(source: Path) -> tuple[dict[str, int], list[str]]:
+    """Port every file below ``source`` in place; rule name -> replacements, and remarks that stop nothing.
 
     Raises PortError, with every reason, before any file is written.
     """
     if not (source / "setup.py").is_file():
         raise PortError(f"{source} holds no setup.py: give the folder of the fork's checkout")
-    files = {
-        path: path.read_text(encoding="utf-8")
-        for path in sorted(source.rglob("*"))
-        if path.suffix in NATIVE + PYTHON and path.is_file() and ".git" not in path.parts
-    }
-    originals = dict(files)  # a successor that an earlier rule has just written proves nothing
-    counts, complaints = {}, []
-    for rule in RULES:
-        counts[rule.name], seen = 0, False
-        for path, text in files.items():
-            if path.name.endswith(rule.suffixes):
-                files[path], n = apply(rule, text)
-                counts[rule.name] += n
-                seen = seen or n > 0 or re.search(rule.done, originals[path]) is not None
-        if rule.required and not seen:
-            complaints.append(
-                f"rule '{rule.name}' found nothing: neither {rule.old} nor its successor {rule.done} in any "
-                f"{' '.join(rule.suffixes)} below {source}"
-            )
-    for path, text in files.items():
-        where = path.relative_to(source)
+    files = sources_below(source)
+    ported, counts, complaints = apply_rules(files)
+    remarks: list[str] = []
+    for path, text in ported.items():
         suffixes = NATIVE if path.suffix in NATIVE else PYTHON
-        complaints += [f"{where}:{line}: {symbol} is left" for line, symbol in left_over(text, suffixes)]
-        if suffixes is PYTHON:
-            try:
-                tree = ast.parse(text)
-            except SyntaxError as error:
-                complaints.append(f"{where}:{error.lineno}: no longer parses: {error.msg}")
-            else:
-                if "os.getenv(" in text and not any(
-                    isinstance(node, ast.Import) and any(a.name == "os" for a in node.names) for node in ast.walk(tree)
-                ):
-                    complaints.append(f"{where}: uses os.getenv without `import os`")
+        left = [f"{path}:{line}: {symbol} is left" for line, symbol in left_over(text, suffixes)]
+        (complaints if is_built(path) else remarks).extend(left)
+        if suffixes is PYTHON and (complaint := python_complaint(path, files[path], text)):
+            complaints.append(complaint)
     if complaints:
         raise PortError("\n".join(complaints))
-    for path, text in files.items():
-        if path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
-    return counts
+    for path, text in ported.items():
+        if text != files[path]:
+            (source / path).write_bytes(text.encode("latin-1"))
+    return counts, remarks
 
 
 def main(arguments: list[str]) -> int:
@@ -226,10 +282,15 @@ def main(arguments: list[str]) -> int:
         print("usage: port_fork.py SOURCE_FOLDER", file=sys.stderr)
         return 2
     try:
-        counts = port(Path(arguments[0]))
+        counts, remarks = port(Path(arguments[0]))
     except PortError as error:
         print(f"port_fork: the sources cannot be ported:\n{error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"port_fork: {error}: mend the cause and port again", file=sys.stderr)
+        return 1
+    for remark in remarks:
+        print(f"port_fork: left alone, the build does not use it: {remark}", file=sys.stderr)
     for name, count in counts.items():
         print(f"{count:4d}  {name}")
     return 0

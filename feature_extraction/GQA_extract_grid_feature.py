@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from feature_extraction.cli import main_for  # noqa: E402
+from feature_extraction.cli import main_for  # noqa: E402 (the checkout goes first on the path)
 
 if __name__ == "__main__":
     sys.exit(main_for("gqa", "grid"))

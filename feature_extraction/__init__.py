@@ -5,22 +5,64 @@
 The public Python API is loaded on first use; importing this package does not import torch.
 """
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from .api import BoxFeatures, FeatureExtractor, GridFeatures
-    from .errors import ImageError
+    from .errors import (
+        CheckpointError,
+        DeviceError,
+        ImageError,
+        ImageFolderError,
+        KitError,
+        ReferenceMissing,
+        StoreError,
+        UsageError,
+    )
+    from .storage.store import image_ids, open_features
 
-__all__ = ["BoxFeatures", "FeatureExtractor", "GridFeatures", "ImageError"]
+__version__: Final = "1.1.0"
+_HOMES: Final = {
+    **dict.fromkeys(("BoxFeatures", "FeatureExtractor", "GridFeatures"), "api"),
+    **dict.fromkeys(
+        (
+            "CheckpointError",
+            "DeviceError",
+            "ImageError",
+            "ImageFolderError",
+            "KitError",
+            "ReferenceMissing",
+            "StoreError",
+            "UsageError",
+        ),
+        "errors",
+    ),
+    **dict.fromkeys(("image_ids", "open_features"), "storage.store"),
+}
+__all__ = [
+    "BoxFeatures",
+    "CheckpointError",
+    "DeviceError",
+    "FeatureExtractor",
+    "GridFeatures",
+    "ImageError",
+    "ImageFolderError",
+    "KitError",
+    "ReferenceMissing",
+    "StoreError",
+    "UsageError",
+    "__version__",
+    "image_ids",
+    "open_features",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ImageError":
-        from .errors import ImageError
-
-        return ImageError
-    if name in __all__:
-        from . import api
-
-        return getattr(api, name)
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .config import ExtractConfig
-from .detector import build as engines
+from .config import Boxes, Decoder, Engine, ExtractConfig, Grid, Precision, Spec
+from .detector.build import choose_device, load_detector
+from .detector.files import find_checkpoint
 from .errors import ImageError
-from .extract import Arrays, Task, compute, prepare
-from .images.decode import Decode
+from .features import Arrays, computation_of, compute
+from .images.decode import decode_image
 from .progress import Clock
 
 ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any]
@@ -49,18 +50,19 @@ class BoxFeatures:
 
 
 class FeatureExtractor:
-    """A detector on a device.
+    """A detector on a device. Extractors of different precision may live in one process.
 
     Args:
-        checkpoint_dir: folder with detectron_model.pth and detectron_config.yaml.
+        checkpoint_dir: folder with detectron_model.pth and detectron_config.yaml; None: ``CHECKPOINT`` of the
+            environment, ./mask_rcnn_ckpt, or the checkout's.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
         precision: "float32" (the published arithmetic), "tf32", "bfloat16" or "float16".
         engine: "native", or "reference" where the fork is installed (the container).
         decode: "proper", or "as_published" for the published reading of palette files.
 
     Raises:
-        detector.config.CheckpointError: files missing, damaged, or of another model.
-        engine.DeviceError: a device or precision that this machine does not have.
+        CheckpointError: files missing, damaged, or of another model.
+        DeviceError: a device or precision that this machine does not have.
 
     Example:
         >>> from feature_extraction import FeatureExtractor
@@ -77,60 +79,57 @@ class FeatureExtractor:
 
     def __init__(
         self,
-        checkpoint_dir: str | os.PathLike[str] = ExtractConfig.checkpoint_dir,
+        checkpoint_dir: str | os.PathLike[str] | None = ExtractConfig.checkpoint_dir,
         *,
         device: str = ExtractConfig.device,
-        precision: str = ExtractConfig.precision,
-        engine: str = ExtractConfig.engine,
-        decode: Decode = ExtractConfig.decode,
+        precision: Precision = ExtractConfig.precision,
+        engine: Engine = ExtractConfig.engine,
+        decode: Decoder = ExtractConfig.decode,
     ) -> None:
-        files = engines.find_checkpoint(Path(checkpoint_dir))
-        self._engine = engines.load(files, engine, engines.choose_device(device), precision)
-        self._decode: Decode = decode
+        files = find_checkpoint(None if checkpoint_dir is None else Path(checkpoint_dir))
+        self._detector = load_detector(files, engine=engine, device=choose_device(device), precision=precision)
+        self._decode: Decoder = decode
 
     @property
     def feature_dim(self) -> int:
         """F, the length of a feature: 2048 for the published checkpoint."""
-        return self._engine.config.feature_dim
+        return self._detector.config.feature_dim
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the weights are the seeded stand-in: the features then have no meaning."""
+        return self._detector.synthetic
 
     def grid(
         self,
         images: ImageLike | Sequence[ImageLike],
         *,
-        grid_size: int = ExtractConfig.grid_size,
-        imsize: int | None = ExtractConfig.imsize,
+        grid_size: int = Grid.grid_size,
+        imsize: int | None = Grid.imsize,
     ) -> list[GridFeatures]:
         """Features of grid_size x grid_size cells of each image, in the order given.
 
         ``imsize`` (a multiple of 32) resizes every image to that many pixels squared instead of by its sides. Raises
         ImageError, which names the position in ``images``, for one that cannot be used."""
-        task = self._task("grid", grid_size=grid_size, imsize=imsize)
-        return [GridFeatures(arrays["features"]) for arrays in self._each(images, task)]
+        spec = Grid(grid_size=grid_size, imsize=imsize)
+        return [GridFeatures(arrays["features"]) for arrays in self._each(images, spec)]
 
-    def boxes(
-        self, images: ImageLike | Sequence[ImageLike], num_boxes: int = ExtractConfig.num_boxes
-    ) -> list[BoxFeatures]:
+    def boxes(self, images: ImageLike | Sequence[ImageLike], num_boxes: int = Boxes.num_boxes) -> list[BoxFeatures]:
         """The ``num_boxes`` best boxes of each image, in the order given. Raises ImageError as ``grid``."""
-        task = self._task("boxes", num_boxes=num_boxes, class_probs=True)
         return [
             BoxFeatures(a["features"], a["boxes"], a["obj_id"], a["cls_prob"], int(a["img_w"]), int(a["img_h"]))
-            for a in self._each(images, task)
+            for a in self._each(images, Boxes(num_boxes=num_boxes, class_probs=True))
         ]
 
-    def _task(self, kind: Any, **settings: Any) -> Task:
-        c = ExtractConfig
-        defaults: dict[str, Any] = {
-            name: getattr(c, name) for name in ("grid_size", "num_boxes", "imsize", "class_probs", "batch_size")
-        }
-        return Task(kind=kind, **{**defaults, "decode": self._decode, **settings})
-
-    def _each(self, images: ImageLike | Sequence[ImageLike], task: Task) -> list[Arrays]:
+    def _each(self, images: ImageLike | Sequence[ImageLike], spec: Spec) -> list[Arrays]:
         several: Sequence[ImageLike]
         several = [images] if isinstance(images, str | os.PathLike | Image.Image | np.ndarray) else images
+        computation = computation_of(spec)
         results = []
         for position, image in enumerate(several):
             try:
-                (result,) = compute(self._engine, [prepare(image, str(position), task)], task, Clock())
+                network_input = computation.network_input(decode_image(image, self._decode))
+                (result,) = compute(self._detector, computation, [network_input], Clock())
                 if isinstance(result, ImageError):
                     raise result
             except ImageError as error:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
+from . import recipe
+from .config import SPECS, Spec
 from .errors import UnknownName
-
-Kind = Literal["grid", "boxes"]
-KINDS: Final[tuple[Kind, ...]] = ("grid", "boxes")
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,8 @@ class DataSet:
     recursive: bool
     """Whether the pattern is searched below the image folder or in it alone."""
     splits: tuple[Split, ...]
+    script: str
+    """How the names of the published scripts begin: ``<script>_extract_grid_feature.py``."""
 
     @property
     def default_root(self) -> str:
@@ -68,26 +69,9 @@ class DataSet:
     def images_dir(self, root: Path, split: Split) -> Path:
         return root / "images" / split.folder
 
-    def features_file(
-        self,
-        root: Path,
-        split: Split,
-        kind: Kind,
-        *,
-        encoder: str = "maskrcnn",
-        grid_size: int = 8,
-        num_boxes: int = 36,
-        imsize: int | None = None,
-        test: bool = False,
-    ) -> Path:
-        """Published path of a feature file, e.g. ``<root>/features/maskrcnn_train_grid8.h5``."""
-        stem = f"{encoder}_{split.name}" if split.name else encoder
-        stem += f"_grid{grid_size}" if kind == "grid" else f"_boxes{num_boxes}"
-        if kind == "grid" and imsize is not None:
-            stem += f"_imsize{imsize}"
-        if test:
-            stem += "_test"
-        return root / "features" / f"{stem}.h5"
+    def features_file(self, root: Path, split: Split, suffix: str, *, encoder: str = "maskrcnn") -> Path:
+        """Published path of a feature file, ``<root>/features/maskrcnn_train_grid8.h5``; the suffix is a spec's."""
+        return root / "features" / f"{'_'.join(filter(None, (encoder, split.name, suffix)))}.h5"
 
 
 COCO: Final = DataSet(
@@ -97,9 +81,10 @@ COCO: Final = DataSet(
         Split("valid", "val2014", 40_504, "mscoco_valid"),
         Split("test", "test2015", 81_434, "mscoco_test"),
     ),
+    "coco",
 )  # fmt: skip
-VG: Final = DataSet("vg", "Visual Genome", "vgroot", "VG", "VG", "*.jpg", True, (Split("", "", 108_077, "vg"),))
-GQA: Final = DataSet("gqa", "GQA", "gqaroot", "GQA", "GQA", "*.jpg", True, (Split("", "", 148_854, "gqa"),))
+VG: Final = DataSet("vg", "Visual Genome", "vgroot", "VG", "VG", "*.jpg", True, (Split("", "", 108_077, "vg"),), "VG")
+GQA: Final = DataSet("gqa", "GQA", "gqaroot", "GQA", "GQA", "*.jpg", True, (Split("", "", 148_854, "gqa"),), "GQA")
 NLVR2: Final = DataSet(
     "nlvr2", "NLVR2", "nlvrroot", "nlvr2", "NLVR2", "*.png", True,
     (
@@ -107,6 +92,7 @@ NLVR2: Final = DataSet(
         Split("valid", "dev", 8_102, "nlvr_valid"),
         Split("test", "test1", 8_082, "nlvr_test"),
     ),
+    "nlvr2",
 )  # fmt: skip
 
 DATA_SETS: Final[dict[str, DataSet]] = {d.name: d for d in (COCO, VG, GQA, NLVR2)}
@@ -122,6 +108,51 @@ def data_set(name: str) -> DataSet:
 def kmeans_sources() -> dict[str, tuple[DataSet, Split]]:
     """Every name that ``run_kmeans.py`` accepts as source or target."""
     return {s.kmeans_name: (d, s) for d in DATA_SETS.values() for s in d.splits}
+
+
+# --- the 16 feature files ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """One of the 16 published feature files: of which images, made by which script, lying where."""
+
+    data: DataSet
+    split: Split
+    spec: Spec
+
+    @property
+    def name(self) -> str:
+        """``coco-train-grid``, ``vg-boxes``: the make target is ``extract-<name>``."""
+        return "-".join(filter(None, (self.data.name, self.split.name, self.spec.name)))
+
+    @property
+    def script(self) -> str:
+        """File name of the published script, in ``feature_extraction/``."""
+        return f"{self.data.script}_extract_{self.spec.script_word}_feature.py"
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Room that one image takes in the file."""
+        return self.spec.bytes_per_image(recipe.FEATURE_DIM, recipe.NUM_CLASSES)
+
+    @property
+    def published_name(self) -> str:
+        """Its name below the published downloads, e.g. ``NLVR2/maskrcnn_valid_grid8.h5``."""
+        return f"{self.data.published_folder}/{self.path(Path()).name}"
+
+    def images(self, datasets: Path) -> Path:
+        """Folder of its images below the folder ``datasets``."""
+        return self.data.images_dir(datasets / self.data.folder, self.split)
+
+    def path(self, datasets: Path) -> Path:
+        """Its published path below the folder ``datasets``."""
+        return self.data.features_file(datasets / self.data.folder, self.split, self.spec.suffix)
+
+
+def feature_files() -> tuple[FeatureFile, ...]:
+    """All 16, in the order in which they are made: the grids, which the k-means reads, first."""
+    return tuple(FeatureFile(d, s, spec()) for spec in SPECS.values() for d in DATA_SETS.values() for s in d.splits)
 
 
 # --- addresses, as documented; whether they answer today is not known ------------------------------

@@ -1,42 +1,48 @@
-"""The published flags and ours -> one frozen dataclass -> the run. User errors are printed once, here."""
+"""The published flags and ours -> one dataclass -> the run. What a user reads is printed here."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final
 
-from . import catalog, recipe
-from .catalog import DataSet, Kind
-from .config import EXIT_NOTHING, ExtractConfig
-from .errors import UnknownName, UsageError
+from . import catalog, machine, places, recipe
+from .arguments import Parser, positive, share
+from .catalog import DataSet
+from .config import (
+    DECODERS,
+    ENGINES,
+    EXIT_NOTHING,
+    PRECISIONS,
+    SPECS,
+    Boxes,
+    ExtractConfig,
+    Grid,
+    Spec,
+)
+from .errors import KitError, UnknownName
+from .names import printable
 
+if TYPE_CHECKING:
+    from .pipeline import Report
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
-
-
-def _shard(text: str) -> tuple[int, int]:
-    try:
-        index, count = (int(part) for part in text.split("/"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form i/n, for example 1/4") from None
-    if not 1 <= index <= count:
-        raise argparse.ArgumentTypeError(f"{text!r}: i counts from 1 to n")
-    return index - 1, count
+EPILOG: Final = (
+    "Interrupted runs resume with the same command. Several GPUs: torchrun --nproc-per-node N SCRIPT ...\n"
+    "Exit codes: 0 all images; 3 some failed (see the .report.json beside the output); 1 nothing done; 2 usage."
+)
+DEFAULTS: Final = {f.name: f.default for f in fields(ExtractConfig)}
 
 
 def _imsize(text: str) -> int:
-    value = _positive(text)
+    value = positive(text)
     if value % recipe.SIZE_DIVISOR:
         raise argparse.ArgumentTypeError(
             f"{value} is not a multiple of {recipe.SIZE_DIVISOR}, which the pyramid needs; "
@@ -45,68 +51,64 @@ def _imsize(text: str) -> int:
     return value
 
 
-def _add_common_flags(parser: argparse.ArgumentParser, kinds: Sequence[Kind]) -> None:
+def _add_grid_flags(published: argparse._ArgumentGroup, ours: argparse._ArgumentGroup) -> None:
+    published.add_argument("--grid_size", type=positive, default=Grid.grid_size, help="cells per side (%(default)s)")
+    published.add_argument("--imsize", type=_imsize, help="resize every image to this many pixels squared (grid)")
+    published.add_argument("--im_ratio", choices=["original"], default="original", help="has no effect, as published")
+
+
+def _add_boxes_flags(published: argparse._ArgumentGroup, ours: argparse._ArgumentGroup) -> None:
+    published.add_argument("--test", action="store_true", help="write to a file name that ends in _test")
+    ours.add_argument("--num_boxes", type=positive, default=Boxes.num_boxes, help="boxes per image (%(default)s)")
+    ours.add_argument("--class_probs", action="store_true", help="store cls_prob (boxes, classes) as well")
+
+
+SPEC_FLAGS: Final = {Grid.name: _add_grid_flags, Boxes.name: _add_boxes_flags}
+
+
+def _add_flags(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
     published = parser.add_argument_group("published flags")
-    if "grid" in kinds:
-        published.add_argument(
-            "--grid_size", type=_positive, default=recipe.GRID_SIZE, help="cells per side (%(default)s)"
-        )
-        published.add_argument("--imsize", type=_imsize, help="resize every image to this many pixels squared (grid)")
-        published.add_argument(
-            "--im_ratio", choices=["original"], default="original", help="has no effect, as published"
-        )
-    published.add_argument("--batch_size", type=_positive, default=1, help="images of one size per batch (%(default)s)")
-    published.add_argument("--backbone", choices=["maskrcnn"], default="maskrcnn", help="the only one")
-    if "boxes" in kinds:
-        published.add_argument("--test", action="store_true", help="write to a file name that ends in _test")
     ours = parser.add_argument_group("further flags")
-    if "boxes" in kinds:
-        ours.add_argument("--num_boxes", type=_positive, default=recipe.NUM_BOXES, help="boxes per image (%(default)s)")
-        ours.add_argument("--class_probs", action="store_true", help="store cls_prob (boxes, classes) as well")
-    ours.add_argument("--checkpoint_dir", type=Path, default=Path("mask_rcnn_ckpt"), help="its folder (./%(default)s)")
-    ours.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
-    ours.add_argument(
-        "--precision", choices=["float32", "tf32", "bfloat16", "float16"], default="float32",
-        help="%(default)s is the published arithmetic; the others are faster and drift",
-    )  # fmt: skip
-    ours.add_argument("--engine", choices=["native", "reference"], default="native", help="(%(default)s)")
-    ours.add_argument(
-        "--decode", choices=["proper", "as_published"], default="proper", help="palette images (%(default)s)"
-    )
-    ours.add_argument("--workers", type=int, default=0, help="decoding threads (by the number of cores)")
-    ours.add_argument(
-        "--shard", type=_shard, default=(0, 1), metavar="i/n", help="do the i-th of n shares (job arrays)"
-    )
-    ours.add_argument("--output", type=Path, help="another .h5 file than the published one")
+    for kind in kinds:
+        if kind in SPEC_FLAGS:  # a kind without settings needs none
+            SPEC_FLAGS[kind](published, ours)
+    published.add_argument("--batch_size", type=positive, default=DEFAULTS["batch_size"], help="images of one size per batch (%(default)s)")  # fmt: skip # noqa: E501
+    published.add_argument("--backbone", choices=["maskrcnn"], default="maskrcnn", help="the only one")
+    add = ours.add_argument
+    add("--checkpoint_dir", type=Path, help="folder of the detector's files (./mask_rcnn_ckpt, or the checkout's)")
+    add("--device", default=DEFAULTS["device"], help="auto, cpu, cuda or cuda:N (%(default)s)")
+    add("--precision", choices=PRECISIONS, default=DEFAULTS["precision"], help="%(default)s is the published arithmetic; the others are faster and drift")  # fmt: skip # noqa: E501
+    add("--engine", choices=ENGINES, default=DEFAULTS["engine"], help="(%(default)s)")
+    add("--decode", choices=DECODERS, default=DEFAULTS["decode"], help="how palette images and such are read (%(default)s)")  # fmt: skip # noqa: E501
+    add("--workers", type=int, default=DEFAULTS["workers"], help="decoding threads (by the usable processors)")
+    add("--threads", type=int, default=DEFAULTS["threads"], help="computing threads on a CPU (the same)")
+    add("--shard", type=share, default=DEFAULTS["shard"], metavar="i/n", help="do the i-th of n shares (job arrays)")
+    add("--output", type=Path, help="another .h5 file than the published one")
 
 
-EPILOG: Final = (
-    "Interrupted runs resume with the same command. Several GPUs: torchrun --nproc-per-node N SCRIPT ... "
-    "Exit codes: 0 all images, 3 some failed (see the .report.json beside the output), 1 nothing done."
-)
-
-
-def main_for(dataset: str, kind: Kind, argv: Sequence[str] | None = None) -> int:
+def main_for(dataset: str, kind: str, argv: Sequence[str] | None = None) -> int:
     """One of the eight published scripts."""
     data = catalog.data_set(dataset)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=f"Extract {kind} features of {data.title} with the ResNeXt-152 Faster R-CNN.", epilog=EPILOG
     )
-    parser.add_argument(
-        f"--{data.root_flag}", dest="root", type=Path, default=Path(data.default_root), help="root folder (%(default)s)"
-    )
+    parser.add_argument(f"--{data.root_flag}", dest="root", type=Path, help=f"root folder ({data.default_root})")
     if data.split_names:
         parser.add_argument("--split", choices=data.split_names, default="valid", help="(%(default)s)")
-    _add_common_flags(parser, [kind])
+    _add_flags(parser, [kind])
     args = parser.parse_args(argv)
     return execute(_of_data_set(data, kind, args))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m feature_extraction``: any data set and kind, or any folder of images."""
-    parser = argparse.ArgumentParser(
+    """``python -m feature_extraction``: extract any data set or images; or one of the ``COMMANDS`` by its name."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in COMMANDS:
+        return COMMANDS[argv[0]](argv[1:])
+    parser = Parser(
         prog="python -m feature_extraction",
-        description="Extract grid or box features of a data set of the catalogue or of any folder of images.",
+        description="Extract grid or box features of a data set of the catalogue or of any images.\n"
+        f"Further commands, each with its own --help: {', '.join(COMMANDS)}.",
         epilog=EPILOG,
     )
     parser.add_argument(
@@ -114,19 +116,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--split", help="train, valid or test")
     parser.add_argument("--root", type=Path, help="root folder of the data set (datasets/NAME)")
-    parser.add_argument("--images", type=Path, help="any folder of images, searched recursively; with --output")
-    parser.add_argument("--kind", choices=get_args(Kind), default="grid", help="(%(default)s)")
-    _add_common_flags(parser, catalog.KINDS)
+    parser.add_argument(
+        "--images",
+        type=Path,
+        help="any folder of images, searched recursively, one image, or a list.txt; with --output",
+    )
+    parser.add_argument("--kind", choices=list(SPECS), default=Grid.name, help="(%(default)s)")
+    _add_flags(parser, list(SPECS))
     args = parser.parse_args(argv)
     if (args.dataset is None) == (args.images is None):
         parser.error("give either --dataset NAME or --images DIR --output FILE.h5")
     if args.images is not None:
         if args.output is None or args.split or args.root:
             parser.error("--images DIR goes with --output FILE.h5, not with --split or --root")
-        return execute(ExtractConfig(images=args.images, pattern="*", recursive=True, **_shared(args, args.kind)))
+        return execute(ExtractConfig(**_common(args, args.kind)))
     data = catalog.data_set(args.dataset)
-    if args.root is None:
-        args.root = Path("datasets") / data.folder
     if args.split is None:
         args.split = "valid" if data.split_names else ""
     try:
@@ -135,44 +139,80 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
 
 
-def _shared(args: argparse.Namespace, kind: Kind) -> dict[str, Any]:
-    known = {f.name for f in fields(ExtractConfig)} - {"images", "pattern", "recursive", "dataset", "split"}
-    values = {name: value for name, value in vars(args).items() if name in known}
-    return {**values, "kind": kind}
+def _common(args: argparse.Namespace, kind: str) -> dict[str, Any]:
+    """What the flags say of ExtractConfig, without what follows from a data set."""
+    given = vars(args)
+    spec = SPECS[kind](**{f.name: given[f.name] for f in fields(SPECS[kind])})
+    known = DEFAULTS.keys() - {"dataset", "split", "spec"}
+    return {**{name: value for name, value in given.items() if name in known}, "spec": spec}
 
 
-def _of_data_set(data: DataSet, kind: Kind, args: argparse.Namespace) -> ExtractConfig:
+def _of_data_set(data: DataSet, kind: str, args: argparse.Namespace) -> ExtractConfig:
     split = data.split(getattr(args, "split", ""))
-    root = args.root.resolve()
-    values = _shared(args, kind)
-    if values.get("output") is None:
-        values["output"] = data.features_file(
-            root,
-            split,
-            kind,
-            encoder=args.backbone,
-            grid_size=getattr(args, "grid_size", recipe.GRID_SIZE),
-            num_boxes=getattr(args, "num_boxes", recipe.NUM_BOXES),
-            imsize=getattr(args, "imsize", None),
-            test=kind == "boxes" and getattr(args, "test", False),
-        )
+    root = (args.root or places.first_existing(places.dataset_roots(data.folder))).resolve()
+    values = _common(args, kind)
+    spec: Spec = values["spec"]
+    if values["output"] is None:
+        suffix = spec.suffix + ("_test" if spec.name == Boxes.name and args.test else "")
+        values["output"] = data.features_file(root, split, suffix, encoder=args.backbone)
     return ExtractConfig(
-        images=data.images_dir(root, split),
+        **{**values, "images": data.images_dir(root, split)},
         pattern=data.pattern,
         recursive=data.recursive,
         dataset=data.name,
         split=split.name,
-        **values,
     )
 
 
 def execute(config: ExtractConfig) -> int:
     """Run one extraction; returns the exit code. Errors a user can mend are printed in one paragraph."""
-    from torch import OutOfMemoryError
+    machine.wait_without_spinning()
+    with explained(), stopped_by_signals() as (stopping, by):
+        from .pipeline import extract
 
-    from .errors import CheckpointError, DeviceError, ImageFolderError, StoreError
-    from .pipeline import extract
+        report = extract(config, stopping, say)
+        _print_report(report)
+        return 128 + by[0] if by and report.exit_code == EXIT_NOTHING else report.exit_code
+    return EXIT_NOTHING
 
+
+def say(line: str) -> None:
+    """One line for the user, at once."""
+    print(printable(line), flush=True)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Around a command: errors that a user can mend are printed in one paragraph, not raised."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale without the letters of a name must not end the run
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("feature_extraction", "kmeans", "scripts"):
+            raise
+        print(
+            f"error: this Python ({sys.executable}) has no {error.name}: `make setup` installs everything into "
+            f"{places.CHECKOUT / '.venv'}; then start the command with .venv/bin/python instead",
+            file=sys.stderr,
+        )
+    except KitError as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+    except MemoryError as error:
+        print(f"error: out of memory ({error}): take a smaller --batch_size or fewer --workers", file=sys.stderr)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not be imported for its name alone
+            raise
+        print(f"error: out of memory ({error}): take a smaller --batch_size or fewer --workers", file=sys.stderr)
+    except OSError as error:
+        kept = "What was computed is kept; mend the cause and run the same command again"
+        print(f"error: {printable(str(error))}. {kept}", file=sys.stderr)
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[tuple[threading.Event, list[int]]]:
+    """An event that SIGINT and SIGTERM set, and which of them came. The same one twice ends the process at once."""
     stopping = threading.Event()
     stopped_by: list[int] = []
 
@@ -186,17 +226,81 @@ def execute(config: ExtractConfig) -> int:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        code = extract(config, stopping)
-        return 128 + stopped_by[0] if stopped_by and code == EXIT_NOTHING else code
-    except (CheckpointError, DeviceError, ImageFolderError, StoreError, UsageError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    except (OutOfMemoryError, MemoryError) as error:
-        print(f"error: out of memory ({error}): take a smaller --batch_size or fewer --workers", file=sys.stderr)
-    except OSError as error:
-        print(
-            f"error: {error}. What was computed is kept; mend the cause and run the same command again", file=sys.stderr
-        )
+        yield stopping, stopped_by
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _print_report(report: Report) -> None:
+    index, count = report.share
+    if report.stages and not report.stopped:
+        say(report.stages)
+    if report.stopped:
+        say(f"stopped: {report.stages}. The same command goes on from here")
+        return
+    outcome = report.outcome
+    if outcome is None:
+        say(f"share {index + 1} of {count} is done; the one that ends last writes {report.output}")
+        return
+    of_published = f" of the {report.published:,} of the published split" if report.published else ""
+    synthetic = ", SYNTHETIC weights" if report.synthetic else ""
+    say(
+        f"{report.output}: features of {outcome.images:,} images{of_published}, {len(outcome.failed)} failed{synthetic}"
+    )
+    if outcome.dropped:
+        say(f"  {len(outcome.dropped):,} images are no longer in the folder and were dropped: {_some(outcome.dropped)}")
+    for failure in outcome.failed[:20]:
+        say(f"  {failure['path']}: {failure['reason']}")
+    if outcome.failed:
+        from .storage.store import report_path
+
+        say(f"  all {len(outcome.failed)} with their reasons: {report_path(report.output)}")
+    if outcome.images:
+        say(f"next: python -m feature_extraction check {report.output}, or make kmeans once the grids are there")
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def check(argv: Sequence[str]) -> int:
+    """``python -m feature_extraction check``."""
+    parser = Parser(
+        prog="python -m feature_extraction check",
+        description="Read finished feature files bit by bit: flipped bits, missing images, unfinished sets.",
+        epilog="Exit codes: 0 all sound; 1 something is wrong.",
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.h5")
+    args = parser.parse_args(argv)
+    with explained():
+        from .storage.check import check_file
+
+        return max(_print_findings(path, check_file(path)) for path in args.files)
     return EXIT_NOTHING
+
+
+def _print_findings(path: Path, findings: Sequence[Any]) -> int:
+    for finding in findings:
+        say(f"{path}: {finding}")
+    return EXIT_NOTHING if any(finding.wrong for finding in findings) else 0
+
+
+def assemble(argv: Sequence[str]) -> int:
+    """``python -m feature_extraction assemble``."""
+    parser = Parser(
+        prog="python -m feature_extraction assemble",
+        description="Write a feature file from what its shares have computed, and say what is missing.",
+    )
+    parser.add_argument("output", type=Path, metavar="OUTPUT.h5")
+    args = parser.parse_args(argv)
+    with explained():
+        from .storage.output import assemble_by_hand
+
+        outcome = assemble_by_hand(args.output)
+        say(f"{args.output}: features of {outcome.images:,} images, {len(outcome.failed)} failed")
+        return 0
+    return EXIT_NOTHING
+
+
+COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {"check": check, "assemble": assemble}

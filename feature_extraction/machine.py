@@ -80,3 +80,19 @@ def _quota_v1(folder: Path) -> float | None:
         return quota / int((folder / "cpu.cfs_period_us").read_text()) if quota > 0 else None
     except (OSError, ValueError):
         return None
+
+
+def rank_and_world(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """(this process's number, number of processes) of the run: torchrun's, or those of a step that srun started."""
+    if "WORLD_SIZE" in environment:
+        return int(environment.get("RANK", "0")), int(environment["WORLD_SIZE"])
+    if "SLURM_STEP_ID" in environment:
+        return int(environment.get("SLURM_PROCID", "0")), int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    return 0, 1
+
+
+def local_rank(environment: Mapping[str, str] = os.environ) -> int:
+    """This process's number among those of the run on this machine: which card it takes."""
+    if "LOCAL_RANK" in environment:
+        return int(environment["LOCAL_RANK"])
+    return int(environment.get("SLURM_LOCALID", "0")) if "SLURM_STEP_ID" in environment else 0

@@ -1,95 +1,253 @@
-"""One extraction from start to finish: list, check, load, extract, assemble."""
+"""One extraction from start to finish: prepare (all that can be refused) / extract what is missing / report.
+
+Nothing is printed here: ``say`` takes a line before each wait, the ``Report`` tells how it ended.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from . import catalog, machine
 from .config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, ExtractConfig
-from .detector import build as engines
-from .detector.config import read_config
 from .errors import StoreError, UsageError
-from .extract import Task, run
-from .images.listing import Failure, list_images
-from .progress import Progress
-from .provenance import identity_of, notes_of
-from .storage.output import Store
-from .storage.store import report_path
+from .images.files import file_sha256, stamp
+from .images.listing import Failure, ImageFile, Listing, list_images
+from .storage.assemble import Outcome
+from .storage.output import Output
+from .storage.source import FileStamp
+
+if TYPE_CHECKING:
+    import torch
+
+    from .detector.config import DetectorConfig
+    from .detector.files import CheckpointFiles
+
+Say = Callable[[str], None]
 
 
-def extract(config: ExtractConfig, stopping: threading.Event) -> int:
-    """List, check, load, extract, assemble."""
-    if config.output.suffix != ".h5":
-        raise UsageError(f"--output {config.output}: expected a file name that ends in .h5")
-    index, count = _share(config)
-    listing = list_images(config.images, config.pattern, config.recursive)
-    files = engines.find_checkpoint(config.checkpoint_dir)
-    device = engines.choose_device(config.device)
-    task = Task(
-        config.kind, config.grid_size, config.num_boxes, config.imsize, config.class_probs,
-        config.decode, config.batch_size,
+def _silent(_: str) -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """All that was checked before anything was computed."""
+
+    config: ExtractConfig
+    listing: Listing
+    files: CheckpointFiles
+    architecture: DetectorConfig
+    device: torch.device
+    synthetic: bool
+    index: int
+    """This process's share of the images, counted from 0 ..."""
+    count: int
+    """... of so many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """How one process's extraction ended."""
+
+    output: Path
+    share: tuple[int, int]
+    outcome: Outcome | None = None
+    """What the file holds; None while other processes still work, or when stopped."""
+    failures: Sequence[Failure] = ()
+    """This process's images without features."""
+    stopped: bool = False
+    published: int | None = None
+    """Images of the published split, where the output is one."""
+    synthetic: bool = False
+    stages: str = ""
+    """Seconds per stage; empty where nothing was computed."""
+
+    @property
+    def exit_code(self) -> int:
+        """0: all images; 3: some failed; 1: nothing done, or stopped."""
+        if self.stopped:
+            return EXIT_NOTHING
+        if self.outcome is None:
+            # torchrun stops the other ranks when one exits with anything but 0; the last one speaks for all
+            return EXIT_SOME_FAILED if self.failures and "TORCHELASTIC_RUN_ID" not in os.environ else EXIT_ALL
+        if not self.outcome.images:
+            return EXIT_NOTHING
+        return EXIT_SOME_FAILED if self.outcome.failed else EXIT_ALL
+
+
+def extract(config: ExtractConfig, stopping: threading.Event, say: Say = _silent) -> Report:
+    """Run one process's share of an extraction.
+
+    Raises a KitError for whatever a user can mend; what was computed so far is kept."""
+    if machine.rank_and_world()[0]:
+        say = _silent  # of several processes that one command started, the first speaks
+    prepared = prepare(config, say)
+    report = Report(
+        output=config.output, share=(prepared.index, prepared.count), published=_published_images(config),
+        synthetic=prepared.synthetic,
     )  # fmt: skip
-    made_by = engines.identity(files, config.engine, device, config.precision)
-    config.output.parent.mkdir(parents=True, exist_ok=True)
-    store = Store(
-        config.output, identity_of(config.dataset, config.split, task, made_by), notes_of(device), index, count
-    )
     try:
-        ids = [image.id for image in listing.images]
-        todo = sum(image_id not in store.done for image_id in ids)
-        first = index == 0
-        if first:
-            print(
-                f"{len(ids):,} images in {config.images} ({len(listing.failures)} files passed over), "
-                f"{len(ids) - todo:,} done before -> {config.output}",
-                flush=True,
-            )
-        failures: list[Failure] = list(listing.failures) if first else []
-        if todo:
-            architecture = read_config(files.config)
-            store.check_space(len(ids), task.bytes_per_image(architecture.feature_dim, architecture.num_classes))
-            engine = engines.load(files, config.engine, device, config.precision)
-            if engine.passed_over and first:
-                names = ", ".join(engine.passed_over[:8])
-                print(f"checkpoint: {len(engine.passed_over)} tensors without use here: {names}")
-            label = f"{config.output.stem}" + (f" {index + 1}/{count}" if count > 1 else "")
-            progress = Progress(len(ids) if count == 1 else -(-len(ids) // count), label)
-            workers = config.workers or max(
-                2, min(8, (os.cpu_count() or 2) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-            )
-            try:
-                failures += run(engine, store, listing.images, task, workers, progress, stopping)
-            finally:
-                progress.close()
-            print(progress.stages(), flush=True)
-            if stopping.is_set():
-                print(f"stopped: {progress.line()}. The same command goes on from here", flush=True)
-                return EXIT_NOTHING
-        outcome = store.finish(ids, [asdict(failure) for failure in failures])
+        with closing(_open_output(prepared, say)) as output:
+            todo = missing(prepared, output, say)
+            failures = list(prepared.listing.failures) if prepared.index == 0 else []
+            stages = ""
+            if todo:
+                found, stages = _extract_missing(prepared, output, todo, stopping, say)
+                failures += found
+                if stopping.is_set():
+                    return replace(report, failures=failures, stopped=True, stages=stages)
+            outcome = output.finish(_Stamps(prepared.listing.images), [asdict(failure) for failure in failures])
+            return replace(report, outcome=outcome, failures=failures, stages=stages)
     except OSError as error:
         raise StoreError(
-            f"{error}. Every image computed so far is kept in {store.folder}; mend the cause and "
-            "run the same command again"
+            f"{error}. Every image computed so far is kept beside {config.output}; mend the cause and run the same "
+            "command again"
         ) from error
-    finally:
-        store.close()
-    if outcome is None:
-        print(f"share {index + 1} of {count} is done; the one that ends last writes {config.output}", flush=True)
-        # torchrun stops the other ranks when one exits with anything but 0; the last one speaks for all
-        return EXIT_SOME_FAILED if failures and "TORCHELASTIC_RUN_ID" not in os.environ else EXIT_ALL
-    print(f"{config.output}: features of {outcome.images:,} images, {len(outcome.failed)} failed", flush=True)
-    for failure in outcome.failed[:20]:
-        print(f"  {failure['path']}: {failure['reason']}", flush=True)
-    if outcome.failed:
-        print(f"  all {len(outcome.failed)} with their reasons: {report_path(config.output)}", flush=True)
-    if not outcome.images:
-        return EXIT_NOTHING
-    return EXIT_SOME_FAILED if outcome.failed else EXIT_ALL
 
 
-def _share(config: ExtractConfig) -> tuple[int, int]:
-    """This process's share of all: --shard i/n, times torchrun's ranks."""
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+def prepare(config: ExtractConfig, say: Say) -> Prepared:
+    """List, check and look up everything; the cheapest refusals first, those that need PyTorch last."""
+    if config.output.suffix != ".h5":
+        raise UsageError(f"--output {config.output}: expected a file name that ends in .h5")
+    rank, world = machine.rank_and_world()
     shard, shards = config.shard
-    return shard * world + rank, shards * world
+    index, count = shard * world + rank, shards * world
+    say(f"reading the names in {config.images}")
+    listing = list_images(config.images, config.pattern, config.recursive)
+
+    from .detector.config import read_config
+    from .detector.files import find_checkpoint
+
+    files = find_checkpoint(config.checkpoint_dir)
+    architecture = read_config(files.config)
+    say(f"checkpoint: {files.model} ({files.model.stat().st_size / 1e9:.2f} GB)")
+
+    from .detector.build import choose_device, is_synthetic
+
+    device = choose_device(config.device)
+    synthetic = is_synthetic(files)
+    if synthetic:
+        say("SYNTHETIC weights: the features have the right shapes and cost, and no meaning")
+    return Prepared(
+        config=config, listing=listing, files=files, architecture=architecture, device=device, synthetic=synthetic,
+        index=index, count=count,
+    )  # fmt: skip
+
+
+def _open_output(prepared: Prepared, say: Say) -> Output:
+    from .detector.build import device_name, identity
+    from .provenance import decoder_identity, notes_of
+
+    config = prepared.config
+    made_by = identity(prepared.files, config.engine, prepared.device, config.precision)
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    return Output(
+        config.output,
+        {**config.identity, **made_by, **decoder_identity()},
+        notes_of(device_name(prepared.device), prepared.synthetic),
+        prepared.index,
+        prepared.count,
+        say=say,
+    )
+
+
+def missing(prepared: Prepared, output: Output, say: Say) -> set[str]:
+    """Ids of this process's images whose features are not stored, or are those of other bytes."""
+    from .batching import windows
+
+    config, listing = prepared.config, prepared.listing
+    todo, mine, replaced = set(), 0, 0
+    for window in windows(listing.images, config.batch_size, prepared.index, prepared.count):
+        mine += len(window)
+        for image in window:
+            known = output.known(image.id)
+            if not known or not _is_current(output, image):
+                todo.add(image.id)
+                replaced += known
+    say(
+        f"{mine:,} images in {config.images}"
+        + (f", share {prepared.index + 1} of {prepared.count}" if prepared.count > 1 else "")
+        + f" ({len(listing.failures):,} files passed over), {mine - len(todo):,} done before -> {config.output}"
+    )
+    if replaced:
+        say(f"{replaced:,} images have changed since their features were made: computed again")
+    return todo
+
+
+def _is_current(output: Output, image: ImageFile) -> bool:
+    now = stamp(image.path)
+    return output.is_current(image.id, now.path, now.size, now.mtime_ns, lambda: file_sha256(image.path))
+
+
+def _extract_missing(
+    prepared: Prepared, output: Output, todo: set[str], stopping: threading.Event, say: Say
+) -> tuple[list[Failure], str]:
+    """(failures, seconds per stage) of computing ``todo``."""
+    from .batching import windows
+    from .detector.build import load_detector
+    from .extract import Extraction
+    from .features import computation_of
+    from .progress import Progress
+
+    config, architecture, share = prepared.config, prepared.architecture, (prepared.index, prepared.count)
+    size = config.spec.bytes_per_image(architecture.feature_dim, architecture.num_classes)
+    output.check_room(len(prepared.listing.images), size)
+    threads = use_threads(config.threads)
+    workers = config.workers or max(2, min(8, machine.threads()))
+    say(f"loading the detector on {prepared.device}; {workers} decoding threads, {threads} computing threads")
+    detector = load_detector(prepared.files, engine=config.engine, device=prepared.device, precision=config.precision)
+    if detector.passed_over:
+        names = ", ".join(detector.passed_over[:8])
+        say(f"checkpoint: {len(detector.passed_over)} tensors without use here: {names}")
+    extraction = Extraction(
+        detector=detector, computation=computation_of(config.spec), decode=config.decode,
+        batch_size=config.batch_size, workers=workers,
+    )  # fmt: skip
+    mine = list(windows(prepared.listing.images, config.batch_size, *share))
+    label = config.output.stem + (f" {share[0] + 1}/{share[1]}" if share[1] > 1 else "")
+    with closing(Progress(sum(map(len, mine)), label)) as progress:
+        failures = extraction.run(mine, todo, output, progress, stopping)
+    return failures, progress.line() if stopping.is_set() else progress.stages()
+
+
+def use_threads(wanted: int) -> int:
+    """Set PyTorch's threads of a CPU computation; returns how many. 0: this process's share of the processors, unless
+    the user has set OMP_NUM_THREADS (torchrun sets it to 1 for every process by itself, which is not meant)."""
+    import torch
+
+    by_user = os.environ.get("OMP_NUM_THREADS")
+    if wanted:
+        torch.set_num_threads(wanted)
+    elif machine.processes_here() > 1:
+        if by_user in (None, "1"):
+            torch.set_num_threads(machine.threads())
+    elif not by_user:
+        torch.set_num_threads(min(machine.threads(), torch.get_num_threads()))
+    return torch.get_num_threads()
+
+
+def _published_images(config: ExtractConfig) -> int | None:
+    data = catalog.DATA_SETS.get(config.dataset)
+    return data.split(config.split).images if data is not None else None
+
+
+class _Stamps(Mapping[str, FileStamp]):
+    """Id -> what the file is now, looked up when asked for: the assembling process alone has to know all."""
+
+    def __init__(self, images: Sequence[ImageFile]) -> None:
+        self._paths = {image.id: image.path for image in images}
+
+    def __getitem__(self, image_id: str) -> FileStamp:
+        return stamp(self._paths[image_id])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)

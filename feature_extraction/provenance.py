@@ -3,44 +3,28 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import h5py
 import numpy as np
 import PIL
 import PIL.features
-import torch
 
-if TYPE_CHECKING:
-    from .extract import Task
+from .places import CHECKOUT
 
 
-def identity_of(dataset: str, split: str, task: Task, engine: Mapping[str, Any]) -> dict[str, Any]:
-    """All that decides the values: compared on resuming. Flat: text, numbers and booleans only."""
-    of_task = asdict(task)
-    if task.kind == "grid":
-        del of_task["num_boxes"], of_task["class_probs"]
-    else:
-        del of_task["grid_size"], of_task["imsize"]
+def decoder_identity() -> dict[str, Any]:
+    """What of the reading of images decides values, beside the settings: library versions."""
+    return {"pillow": PIL.__version__, "libjpeg": _libjpeg(), "opencv": cv2.__version__}
+
+
+def notes_of(device_name: str, synthetic: bool) -> dict[str, Any]:
+    """What is worth knowing but is not compared on resuming."""
     return {
-        "dataset": dataset,
-        "split": split,
-        **{key: 0 if value is None else value for key, value in of_task.items()},
-        **engine,
-        "pillow": PIL.__version__,
-        "libjpeg": _libjpeg(),
-        "opencv": cv2.__version__,
-    }
-
-
-def notes_of(device: torch.device) -> dict[str, Any]:
-    """What is worth knowing but does not decide values."""
-    return {
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "synthetic_weights": synthetic,
+        "device_name": device_name,
         "numpy": np.__version__,
         "h5py": h5py.__version__,
         "source_revision": source_revision(),
@@ -52,12 +36,13 @@ def _libjpeg() -> str:
     return f"turbo {turbo}" if turbo else str(PIL.features.version_codec("jpg"))
 
 
-def source_revision() -> str:
+def source_revision(root: Path = CHECKOUT) -> str:
     """Commit of this checkout, "+changes" if it was edited; the image's build writes REVISION instead of .git."""
-    root = Path(__file__).resolve().parents[1]
     recorded = root / "REVISION"
     if recorded.is_file():
         return recorded.read_text(encoding="utf-8").strip()
+    if not (root / ".git").exists():  # installed: a repository above it would be somebody else's
+        return "unknown"
     try:
         result = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--dirty=+changes", "--abbrev=40", "--exclude=*"],

@@ -34,6 +34,8 @@ CLASS_NMS_IOU: Final = 0.5
 """Per-class suppression between the proposals, in pixels of the original image."""
 FEATURE_DIM: Final = 2048
 """Length of fc6 [config]."""
+NUM_CLASSES: Final = 1601
+"""Visual Genome's 1600 and the background, which is class 0 [config]."""
 
 # --- detector [fork] -----------------------------------------------------------------------------
 

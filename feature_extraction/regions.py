@@ -67,11 +67,13 @@ def choose_boxes(found: Detections, scale: float, num_boxes: int = recipe.NUM_BO
         rest[index] = False
         index = torch.cat([index, rest.nonzero().squeeze(1)])[:num_boxes]
         score = torch.nn.functional.pad(score, (0, num_boxes - len(score)))
-    prob = prob[index]
+    # one transfer, as one array: each would be waited for
+    packed = torch.cat([found.fc6[index], boxes[index], score[:, None], prob[index]], dim=1).cpu()
+    features, boxes, score, prob = packed.split([found.fc6.shape[1], 4, 1, prob.shape[1]], dim=1)
     return ChosenBoxes(
-        found.fc6[index].cpu().numpy(),
-        boxes[index].cpu().numpy(),
-        prob[:, 1:].argmax(1).cpu().numpy(),
-        score.cpu().numpy(),
-        prob.cpu().numpy(),
+        features.contiguous().numpy(),
+        boxes.contiguous().numpy(),
+        prob[:, 1:].argmax(1).numpy(),
+        score.squeeze(1).contiguous().numpy(),
+        prob.contiguous().numpy(),
     )

@@ -6,13 +6,21 @@ The public Python API is loaded on first use; importing this package imports nei
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kmeans.job import run
-    from kmeans.options import Options
-    from kmeans.vocabulary import Vocabulary, load_vocabulary
+    from .nearest_cells import Cell
+    from .options import Options
+    from .pipeline import Outcome, run
+    from .vocabulary import Vocabulary, load_vocabulary
 
-__all__ = ["Options", "Vocabulary", "load_vocabulary", "run"]
+__all__ = ["Cell", "Options", "Outcome", "Vocabulary", "load_vocabulary", "run"]
 
-_HOME = {"Options": "options", "run": "job", "Vocabulary": "vocabulary", "load_vocabulary": "vocabulary"}
+_HOME = {
+    "Cell": "nearest_cells",
+    "Options": "options",
+    "Outcome": "pipeline",
+    "run": "pipeline",
+    "Vocabulary": "vocabulary",
+    "load_vocabulary": "vocabulary",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -21,3 +29,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

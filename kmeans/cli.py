@@ -1,67 +1,84 @@
-"""run_kmeans.py's flags, as published and ours, turned into ``Options``; user errors are printed here,
-once."""
+"""run_kmeans.py's flags, as published and ours, turned into ``Options``; what a user reads is printed here."""
 
 from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from feature_extraction import catalog
-from feature_extraction.errors import StoreError, UnknownName
-from kmeans.job import run
-from kmeans.options import Options, UsageError
-from kmeans.outputs import OutputError
+from feature_extraction import catalog, machine
+from feature_extraction.arguments import Parser, positive
+from feature_extraction.errors import KitError
+from feature_extraction.names import printable
+
+from .options import ASSIGNMENTS, DEVICES, Options
+
+if TYPE_CHECKING:
+    from .pipeline import Outcome
+
+EPILOG: Final = (
+    "SRC, TGT: {names}, or the path of an .h5 file.\n"
+    "Interrupted runs go on with the same command. Several processes: torchrun --nproc-per-node N run_kmeans.py ...\n"
+    "Exit codes: 0 all done; 1 an error that can be mended, told in one line; 2 usage; 130 interrupted."
+)
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
-def parse(arguments: Sequence[str] | None = None) -> Options:
-    """``Options`` from the command line. Prints and exits, as argparse does, for what it cannot read."""
-    defaults = Options()
-    parser = argparse.ArgumentParser(
-        "run_kmeans.py",
-        description="Cluster grid features into the visual vocabulary and assign every grid cell to it.",
-        epilog=f"Sources and targets: {', '.join(catalog.kmeans_sources())}, or the path of an .h5 file.",
+class ConsoleReporter:
+    """Prints progress, unless ``--verbose false``, and warnings."""
+
+    def __init__(self, verbose: bool) -> None:
+        self._verbose = verbose
+
+    def say(self, text: str) -> None:
+        if self._verbose:
+            print(printable(text), flush=True)
+
+    def warn(self, text: str) -> None:
+        print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    default = Options()
+    parser = Parser(
+        prog="run_kmeans.py",
+        description="Cluster grid features into the visual vocabulary and assign every grid cell to its nearest word.",
+        epilog=EPILOG.format(names=", ".join(catalog.kmeans_sources())),
     )
-    published = parser.add_argument_group("published flags")
-    published.add_argument("--n_centroids", type=positive, default=defaults.n_centroids)
-    published.add_argument("--n_iter", type=positive, default=defaults.n_iter)
-    published.add_argument("--feat_dim", type=positive, default=defaults.feat_dim)
-    published.add_argument("--grid_size", type=positive, default=defaults.grid_size)
-    published.add_argument(
+    add = parser.add_argument_group("published flags").add_argument
+    add("--src", default=default.src, help="features to cluster (%(default)s)")
+    add("--tgt", nargs="+", default=list(default.tgt), help="features to assign (mscoco_train)")
+    add("--n_centroids", type=positive, default=default.n_centroids, metavar="K", help="words (%(default)s)")
+    add("--n_iter", type=positive, default=default.n_iter, metavar="N", help="iterations (%(default)s)")
+    add("--feat_dim", type=positive, default=default.feat_dim, metavar="D", help="numbers in a row (%(default)s)")
+    add("--grid_size", type=positive, default=default.grid_size, metavar="G", help="cells per side (%(default)s)")
+    add(
         "--imsize",
         type=int,
         default=-1,
-        help="use the files extracted with this --imsize (negative: without)",
+        metavar="N",
+        help="use the files extracted with --imsize N (negative: without)",
     )
-    published.add_argument("--verbose", type=str2bool, default=defaults.verbose, metavar="true|false")
-    published.add_argument("--encoder", default=defaults.encoder, help="first part of all file names")
-    published.add_argument("--assign_only", action="store_true", help="use the centroids that are there; do not train")
-    published.add_argument("--src", default=defaults.src, help="features to cluster")
-    published.add_argument("--tgt", nargs="+", default=list(defaults.tgt), help="features to assign")
-    published.add_argument("--datasets_dir", type=Path, default=defaults.datasets_dir)
-    ours = parser.add_argument_group("further flags")
-    ours.add_argument(
-        "--memory",
-        type=gigabytes,
-        help="GB each process may use (default: most of what is free); the rest goes to disk",
-    )
-    ours.add_argument("--scratch", type=Path, help="folder for the scratch file (default: beside the results)")
-    ours.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default=defaults.device,
-        help="auto: train on the CPU (the bits of faiss), assign on a GPU if there is one; cuda: both there",
-    )
-    ours.add_argument(
-        "--assignment",
-        choices=("auto", "faiss", "bfloat16"),
-        default=defaults.assignment,
-        help="how nearest centroids are found; the result is the same",
-    )
-    ours.add_argument("--restart", action="store_true", help="make anew what an earlier run has finished")
-    values = vars(parser.parse_args(arguments))
+    add("--encoder", default=default.encoder, metavar="NAME", help="first part of all file names (%(default)s)")
+    add("--datasets_dir", type=Path, metavar="DIR", help="folder of COCO, VG, ... and the results (../datasets/, or the checkout's)")  # fmt: skip # noqa: E501
+    add("--assign_only", action="store_true", help="use the centroids that are there; do not train")
+    add("--verbose", type=boolean, default=default.verbose, metavar="true|false", help="tell progress (%(default)s)")
+    add = parser.add_argument_group("further flags").add_argument
+    add("--memory", type=gigabytes, metavar="GB", help="memory of each process (most of what is free); the rest goes to disk")  # fmt: skip # noqa: E501
+    add("--scratch", type=Path, metavar="DIR", help="folder of the scratch file (beside the results)")
+    add("--device", choices=DEVICES, default=default.device, help="auto trains on the CPU, with the bits of faiss, and assigns on a GPU if there is one; cuda does both there (%(default)s)")  # fmt: skip # noqa: E501
+    add("--assignment", choices=ASSIGNMENTS, default=default.assignment, help="how nearest centroids are found; the result is the same, auto takes the faster (%(default)s)")  # fmt: skip # noqa: E501
+    add("--restart", action="store_true", help="make anew what an earlier run has finished; results of another source of this name are moved aside")  # fmt: skip # noqa: E501
+    return parser
+
+
+def parse(arguments: Sequence[str] | None = None) -> Options:
+    """``Options`` from the command line. Prints and exits for what it cannot read; raises UsageError."""
+    values = vars(parser().parse_args(arguments))
     values["imsize"] = None if values["imsize"] < 0 else values["imsize"]
     values["tgt"] = tuple(join_names(values["tgt"]))
     return Options(**values)
@@ -83,13 +100,6 @@ def join_names(words: Sequence[str]) -> list[str]:
     return names
 
 
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
 def gigabytes(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
@@ -97,7 +107,7 @@ def gigabytes(text: str) -> float:
     return value
 
 
-def str2bool(text: str) -> bool:
+def boolean(text: str) -> bool:
     """The spellings the published script accepts."""
     if text.lower() in ("yes", "true", "t", "y", "1"):
         return True
@@ -107,22 +117,71 @@ def str2bool(text: str) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run; returns the exit status: 0, 1 after an error that a user can mend, 130 after Ctrl-C."""
+    """Run; returns the exit status."""
     try:
-        run(parse(arguments))
-    except (StoreError, OutputError, UsageError, UnknownName) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        options = parse(arguments)
+        reporter = ConsoleReporter(options.verbose and os.environ.get("RANK", "0") == "0")
+        reporter.say(use_threads())
+        from .pipeline import run  # after the settings that OpenMP reads when it is loaded
+
+        tell_next(options, run(options, reporter), reporter)
+        return 0
+    except KitError as error:
+        return failed(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return failed(told(error))
+    except MemoryError as error:
+        return failed(f"not enough memory ({error or 'an array does not fit'}): give a smaller --memory")
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] in ("kmeans", "feature_extraction"):
             raise
-        print(
-            f"error: no space left on the disk ({error}): make room and run the same command again;"
-            " it goes on where it stopped",
-            file=sys.stderr,
-        )
-        return 1
+        return failed(f"{error}: run `make setup`, then ../.venv/bin/python run_kmeans.py")
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return 130
-    return 0
+
+
+def use_threads() -> str:
+    """Let faiss, OpenBLAS and PyTorch, loaded later, wait without spinning and take this process's share of the
+    processors; says how many threads they have. A user's own settings stand."""
+    machine.wait_without_spinning()
+    given = os.environ.get("OMP_NUM_THREADS")
+    os.environ.setdefault("OMP_NUM_THREADS", str(machine.threads()))
+    source = "OMP_NUM_THREADS" if given else f"of {machine.usable_cpus():g} usable processors; OMP_NUM_THREADS sets it"
+    number = os.environ["OMP_NUM_THREADS"]
+    return f"computing with {number} thread{'' if number == '1' else 's'} ({source})"
+
+
+def tell_next(options: Options, made: Outcome, reporter: ConsoleReporter) -> None:
+    if made.rank:
+        return
+    if not set(options.tgt) >= {"mscoco_train"} and options.src == "mscoco_train":
+        reporter.say("next: --tgt with the other data sets; X-LXMERT's pretraining reads mscoco_train mscoco_valid vg")
+    reporter.say("next: make report, a page about the vocabulary and its words; from Python:")
+    reporter.say(f"next: from kmeans import load_vocabulary; words = load_vocabulary({str(made.centroids)!r})")
+
+
+def told(error: OSError) -> str:
+    """One line about a failing system call, with what to do."""
+    where = (
+        f" ({printable(os.fspath(error.filename))})" if isinstance(error.filename, str | bytes | os.PathLike) else ""
+    )
+    what = f"{error.strerror or error}{where}"
+    if error.errno in NO_ROOM:
+        return (
+            f"no space left on the disk{where}: make room and run the same command again; it goes on where it stopped"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{what}: give a folder that you may write to (--datasets_dir for results, --scratch)"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return (
+            f"{what}: something that is no folder is in the way of the results; move it, or give another --datasets_dir"
+        )
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{what}: give shorter names (--encoder, the name of the .h5 file)"
+    return f"{what}: what was finished stays, the same command goes on"
+
+
+def failed(text: str) -> int:
+    print(f"error: {printable(' '.join(text.split()))}", file=sys.stderr)
+    return 1

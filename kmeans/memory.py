@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from kmeans.cluster import Blocks
-from kmeans.vectors import READ_AHEAD
+from feature_extraction import machine
 
-SHARE = 0.8
+from .blocks import READ_AHEAD, Blocks, centroid_block, query_block
+
+SHARE: Final = 0.8
 """Of the free memory that is used where ``--memory`` does not say."""
-PROGRAM = 400_000_000
+PROGRAM: Final = 400_000_000
 """Bytes of the interpreter, faiss, HDF5 and, for bfloat16, PyTorch (measured: 150 to 380 MB)."""
-CENTROID_COPIES = 5
+CENTROID_COPIES: Final = 5
 """Centroids, their sums, faiss's copy, the bfloat16 path's, one in a checkpoint being written."""
-BLOCK_ROWS = 16_384
+BLOCK_ROWS: Final = 16_384
 """Rows per block where memory allows."""
 
 
@@ -27,10 +29,12 @@ class Plan:
     blocks: Blocks
 
 
-def plan(budget: int, *, sample_rows: int, k: int, dim: int) -> Plan:
-    """What fits into ``budget`` bytes. Blocks shrink first; then the sample moves to the disk."""
+def plan(budget: int, *, sample_rows: int, k: int, dim: int, threads: int = 1) -> Plan:
+    """What fits into ``budget`` bytes. Blocks shrink first; then the sample moves to the disk.
+
+    ``threads``: each holds one product of faiss, 17 MB at most."""
     row = dim * 4
-    left = budget - PROGRAM - CENTROID_COPIES * k * row
+    left = budget - PROGRAM - CENTROID_COPIES * k * row - threads * query_block() * min(k, centroid_block()) * 4
     blocks = Blocks.of(dim, min(BLOCK_ROWS, max(0, left) // 2 // ((READ_AHEAD + 1) * row)))
     in_memory = sample_rows * row <= left - (READ_AHEAD + 1) * blocks.rows * row
     return Plan(in_memory, blocks)
@@ -38,8 +42,7 @@ def plan(budget: int, *, sample_rows: int, k: int, dim: int) -> Plan:
 
 def budget(gigabytes: float | None) -> int:
     """Bytes that this process may use: as asked for, or its part of most of what is free."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun: processes on this machine
-    return int(free_bytes() * SHARE / processes if gigabytes is None else gigabytes * 1e9)
+    return int(free_bytes() * SHARE / machine.processes_here() if gigabytes is None else gigabytes * 1e9)
 
 
 def free_bytes() -> int:

@@ -1,11 +1,11 @@
-"""The rows of a feature file, read in order, in blocks, ahead of the work on them.
+"""A feature file as one matrix whose rows can be read by range.
 
 Shapes: n rows of d float32 values; image i of a file owns rows i * r .. (i + 1) * r, r = rows per image
 (G * G of a grid file, N of a box file). Row order is that of ``store.image_ids``.
 
-Feature files hold one small contiguous dataset per image. HDF5 tells where in the file its bytes lie, and
+Feature files hold one small contiguous array per image. HDF5 tells where in the file its bytes lie, and
 plain ``preadv`` puts them where they are wanted: no copy, no global lock, so several readers and the
-arithmetic run side by side. Whatever is not plain (compressed, chunked, linked, another type) goes through
+arithmetic run side by side. Whatever is not plain (compressed, chunked, another type) goes through
 h5py, which gives the same rows more slowly.
 """
 
@@ -13,40 +13,26 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from feature_extraction.errors import StoreError
+from feature_extraction.names import printable
 from feature_extraction.storage import store
 
-Rows = NDArray[np.float32]
-Indices = NDArray[np.int64]
+from .blocks import Indices, Rows
 
-READERS = 4
+READERS: Final = 4
 """Threads that read images of one block: enough to keep a fast disk busy, few enough for a slow one."""
-READ_AHEAD = 2
-"""Blocks being read while one is computed on."""
-
-
-class Vectors(Protocol):
-    """n rows of dimension ``dim`` that can be read by range: a feature file or a training sample."""
-
-    @property
-    def count(self) -> int: ...
-
-    @property
-    def dim(self) -> int: ...
-
-    def read(self, start: int, stop: int, out: Rows) -> Rows:
-        """Rows start..stop as float32 (stop - start, dim): ``out``, filled, or a view of rows in memory."""
+PART: Final = 32
+"""Images of a sample that one thread reads in turn: short, so that the readers stay close together on the disk."""
 
 
 class FeatureFile:
@@ -56,22 +42,37 @@ class FeatureFile:
     is found before the long work, not in the middle of it.
     """
 
+    buffered = True
+
     def __init__(self, path: Path, *, dim: int, grid_size: int) -> None:
-        self.path = path
-        self.dim = dim
-        self._h5 = store.open_features(path)
-        self.ids = store.image_ids(self._h5)
-        self.provenance = store.provenance(self._h5)
-        if not self.ids:
-            self.close()
-            raise StoreError(f"{path} holds no images: make or download it again")
+        self.path, self.dim, self._grid_size = path, dim, grid_size
+        self._through_hdf5 = threading.Lock()
+        self._open()
+
+    def _open(self) -> None:
+        path = self.path
+        try:  # before HDF5 opens it, so that another file in its place is noticed below; a pipe must not be waited for
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            store.open_features(path).close()  # says what is wrong
+            raise
         try:
-            self.rows_per_image, self._offsets = self._survey(grid_size)
+            self._h5 = store.open_features(path)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._as_opened = os.fstat(self._fd)
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read")
+        try:
+            self.ids = store.image_ids(self._h5)
+            self.provenance = store.provenance(self._h5)
+            if not self.ids:
+                raise StoreError(f"{path} holds no images: make or download it again")
+            self.rows_per_image, self._offsets = self._survey()
+            self.refuse_if_changed()
         except BaseException:
             self.close()
             raise
-        self._fd = os.open(path, os.O_RDONLY)
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read")
 
     @property
     def count(self) -> int:
@@ -79,21 +80,43 @@ class FeatureFile:
 
     @property
     def plain(self) -> bool:
-        """Whether every dataset is read by ``preadv``, without HDF5."""
+        """Whether every array is read by ``preadv``, without HDF5."""
         return bool((self._offsets >= 0).all())
 
     def fingerprint(self) -> dict[str, Any]:
-        """Tells this file from another or a changed one, without reading 40 GB."""
-        status = self.path.stat()
+        """Tells this file, as it was when it was opened, from another or a changed one, without reading 40 GB."""
         return {
             "path": str(self.path.resolve()),
-            "bytes": status.st_size,
-            "modified_ns": status.st_mtime_ns,
+            "bytes": self._as_opened.st_size,
+            "modified_ns": self._as_opened.st_mtime_ns,
             "images": len(self.ids),
         }
 
-    def image_of_row(self, row: int) -> str:
-        return self.ids[row // self.rows_per_image]
+    def changed(self) -> str:
+        """What happened to the file since it was opened; empty if nothing did."""
+        now, then = os.fstat(self._fd), self._as_opened
+        if (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
+            return "was written to"
+        try:
+            named = self.path.stat()
+        except FileNotFoundError:
+            return "was removed"
+        return "" if os.path.samestat(named, then) else "was replaced"
+
+    def refuse_if_changed(self) -> None:
+        """Raise StoreError if the file is not what it was when it was opened."""
+        if what := self.changed():
+            raise StoreError(f"{self.path} {what} while it was read: wait until it is finished, then run again")
+
+    def reopen(self) -> None:
+        """Read the file that has the path now. Raises StoreError as opening does."""
+        self.close()
+        self._open()
+
+    def place_of_row(self, row: int) -> tuple[str, int]:
+        """Image id and cell (or box) of a row."""
+        image, cell = divmod(row, self.rows_per_image)
+        return self.ids[image], cell
 
     def read(self, start: int, stop: int, out: Rows) -> Rows:
         """Rows start..stop into ``out`` (stop - start, d), by several readers."""
@@ -136,8 +159,7 @@ class FeatureFile:
                 self._read_image(int(images[i]), low, buffer[: high - low])
                 place(where, buffer[wanted - low])
 
-        # short parts in file order, so that the readers stay close together on the disk
-        parts = np.array_split(np.arange(len(images)), max(1, len(images) // 32))
+        parts = np.array_split(np.arange(len(images)), max(1, len(images) // PART))
         for _ in self._readers.map(work, parts):
             pass
 
@@ -153,21 +175,22 @@ class FeatureFile:
 
     def refuse(self, row: int, values: Rows) -> None:
         """Raise StoreError for row ``row`` of the file, which holds ``values`` (d,)."""
+        image, cell = self.place_of_row(row)
         what = "NaN" if np.isnan(values).any() else "infinity"
         if np.isfinite(values).all():
             what = f"{np.abs(values).max():g}, whose square is beyond float32"
         raise StoreError(
-            f"{self.path}: the features of image {self.image_of_row(row)!r} contain {what} (row"
-            f" {row % self.rows_per_image} of {self.rows_per_image}):"
+            f"{self.path}: the features of image {printable(image)!r} contain {what} (row"
+            f" {cell} of {self.rows_per_image}):"
             " extract this image again, or download the file again"
         )
 
     def close(self) -> None:
-        self._h5.close()
-        if hasattr(self, "_fd"):
+        if self._fd >= 0:
             self._readers.shutdown()
+            self._h5.close()
             os.close(self._fd)
-            del self._fd
+            self._fd = -1
 
     def __enter__(self) -> FeatureFile:
         return self
@@ -175,73 +198,61 @@ class FeatureFile:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _survey(self, grid_size: int) -> tuple[int, Indices]:
+    def _survey(self) -> tuple[int, Indices]:
         """Rows per image, and the byte offset of every image's features (-1: read it by h5py)."""
         offsets = np.full(len(self.ids), -1, np.int64)
-        file_number = h5py.h5o.get_info(self._h5.id).fileno
-        size = self.path.stat().st_size
-        rows = 0
+        expected: tuple[int, ...] = ()
         for i, name in enumerate(self.ids):
-            try:
-                dataset = h5py.h5d.open(self._h5.id, f"{name}/features".encode())
-            except KeyError:
-                raise StoreError(
-                    f"{self.path}: image {name!r} has no features: the file is damaged; make it again"
-                ) from None
-            shape, dtype = dataset.shape, dataset.dtype
+            array = store.features_of(self._h5, name)
+            shape, dtype = array.shape, array.dtype
             if i == 0:
-                rows = self._rows_of(shape, grid_size)
+                self._check_shape(shape)
                 expected = shape
             if shape != expected:
                 raise StoreError(
-                    f"{self.path}: image {name!r} has features of shape {shape}, the images before it"
+                    f"{self.path}: image {printable(name)!r} has features of shape {shape}, the images before it"
                     f" {expected}: make the file again"
                 )
             if dtype.kind != "f" or dtype.itemsize > 4:
                 raise StoreError(
-                    f"{self.path}: image {name!r} has features of type {dtype}, expected float32: make the file again"
+                    f"{self.path}: image {printable(name)!r} has features of type {dtype}, expected float32:"
+                    " make the file again"
                 )
-            # None unless the bytes lie in one piece, unfiltered and not in an external raw file
-            offset = dataset.get_offset()
-            if (
-                offset is not None
-                and dtype == np.dtype("<f4")
-                and np.little_endian
-                and dataset.get_storage_size() == rows * self.dim * 4
-                and offset + rows * self.dim * 4 <= size
-                and h5py.h5o.get_info(dataset).fileno == file_number  # not linked from another file
-            ):
+            # None unless the bytes lie in one piece, unfiltered
+            offset = array.get_offset()
+            if offset is not None and dtype == np.dtype("<f4") and np.little_endian:
                 offsets[i] = offset
-        return rows, offsets
+        return math.prod(expected[:-1]), offsets
 
-    def _rows_of(self, shape: tuple[int, ...], grid_size: int) -> int:
-        if len(shape) < 2 or shape[-1] != self.dim:
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        if len(shape) < 2 or shape[-1] != self.dim or 0 in shape:
             raise StoreError(
                 f"{self.path} has features of shape {shape}; their last dimension should be --feat_dim"
                 f" {self.dim}: give the file's own, or another file"
             )
-        if len(shape) == 3 and shape[:2] != (grid_size, grid_size):
+        grid = self._grid_size
+        if len(shape) == 3 and shape[:2] != (grid, grid):
             raise StoreError(
-                f"{self.path} has features of shape {shape}, expected ({grid_size}, {grid_size}, {self.dim}):"
+                f"{self.path} has features of shape {shape}, expected ({grid}, {grid}, {self.dim}):"
                 " --grid_size does not fit the file"
             )
-        return math.prod(shape[:-1])
 
     def _read_image(self, image: int, row: int, out: Rows) -> None:
         """Rows row.. of one image into ``out``, which must be contiguous."""
         offset = int(self._offsets[image])
-        if offset < 0:
-            name = self.ids[image]
-            try:
-                values = self._h5[f"{name}/features"][()]
-            except OSError as error:
-                raise StoreError(
-                    f"{self.path}: the features of image {name!r} cannot be read ({error});"
-                    " make or download the file again"
-                ) from error
-            out[:] = values.reshape(self.rows_per_image, self.dim)[row : row + len(out)]
+        if offset >= 0:
+            read_fully(self._fd, out, offset + row * self.dim * 4, self.path)
             return
-        read_fully(self._fd, out, offset + row * self.dim * 4, self.path)
+        name = self.ids[image]
+        try:
+            with self._through_hdf5:
+                values = store.read_array(store.features_of(self._h5, name))
+        except (OSError, RuntimeError, ValueError) as error:
+            raise StoreError(
+                f"{self.path}: the features of image {printable(name)!r} cannot be read ({error});"
+                " make or download the file again"
+            ) from error
+        out[:] = values.reshape(self.rows_per_image, self.dim)[row : row + len(out)]
 
 
 def read_fully(fd: int, out: Rows, offset: int, path: Path) -> None:
@@ -253,74 +264,3 @@ def read_fully(fd: int, out: Rows, offset: int, path: Path) -> None:
         if got == 0:
             raise StoreError(f"{path} ends before byte {offset + len(view)}: it was cut while in use")
         view, offset = view[got:], offset + got
-
-
-class InMemory:
-    """A sample that lies in memory as one array (n, d)."""
-
-    def __init__(self, values: Rows) -> None:
-        self.values = values
-        self.count, self.dim = values.shape
-
-    def read(self, start: int, stop: int, out: Rows) -> Rows:
-        """A view; ``out`` is not used."""
-        return self.values[start:stop]
-
-
-class Scratch:
-    """A sample that lies in a file on disk, row after row: it costs no memory, whatever its size."""
-
-    def __init__(self, path: Path, count: int, dim: int) -> None:
-        self.path, self.count, self.dim = path, count, dim
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-
-    def place(self, where: Indices, values: Rows) -> None:
-        width = self.dim * 4
-        for at, row in zip((where * width).tolist(), values, strict=True):
-            if os.pwrite(self._fd, row, at) != width:
-                raise OSError(f"{self.path}: short write")
-
-    def flush(self) -> None:
-        os.fsync(self._fd)
-
-    def read(self, start: int, stop: int, out: Rows) -> Rows:
-        read_fully(self._fd, out, start * self.dim * 4, self.path)
-        return out
-
-    def close(self) -> None:
-        os.close(self._fd)
-
-
-def block_ranges(start: int, stop: int, rows: int, least: int) -> list[tuple[int, int]]:
-    """Cut start..stop into blocks of ``rows``; a rest shorter than ``least`` joins the last block.
-
-    faiss treats short searches by another formula, which rounds differently: a short last block would not
-    give what a search for all rows gives.
-    """
-    cuts = [start, *range(start + rows, stop - least + 1, rows), stop]
-    return [(a, b) for a, b in pairwise(cuts) if a < b]
-
-
-def read_blocks(vectors: Vectors, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, Rows]]:
-    """Yield (first row, rows) for each range while the next ones are being read.
-
-    The rows may be overwritten as soon as the next block is asked for.
-    """
-    ranges = deque(ranges)
-    longest = 0 if isinstance(vectors, InMemory) else max((b - a for a, b in ranges), default=0)
-    buffers = [np.empty((longest, vectors.dim), np.float32) for _ in range(READ_AHEAD + 1)]
-    waiting: deque[tuple[int, Rows, Future[Rows]]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
-        used = None
-        try:
-            while ranges or waiting:
-                if used is not None:
-                    buffers.append(used)
-                while ranges and buffers:
-                    start, stop = ranges.popleft()
-                    buffer = buffers.pop()
-                    waiting.append((start, buffer, ahead.submit(vectors.read, start, stop, buffer[: stop - start])))
-                start, used, future = waiting.popleft()
-                yield start, future.result()
-        finally:
-            ahead.shutdown(cancel_futures=True)

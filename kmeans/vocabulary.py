@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from kmeans import outputs
-from kmeans.assign import BFloat16, Faiss, choose
-from kmeans.cluster import Blocks
-from kmeans.vectors import Indices, Rows
+from feature_extraction.errors import VocabularyError
 
-BLOCK_ROWS = 16_384
+from . import nearest, nearest_cells, results
+from .blocks import Blocks, Indices, Rows
+from .nearest_cells import Cell, NearestCells
+
+BLOCK_ROWS: Final = 16_384
 
 
 @dataclass
@@ -25,7 +26,9 @@ class Vocabulary:
     """float32 (k, d)."""
     images: dict[str, dict[str, Indices]]
     """Target -> image id -> int64 (cells,)."""
-    _nearest: Faiss | BFloat16 | None = field(default=None, repr=False)
+    cells: dict[str, NearestCells] = field(default_factory=dict, repr=False)
+    """Target -> the cells nearest to each word."""
+    _search: nearest.NearestSearch | None = field(default=None, repr=False)
 
     def ids(self, image_id: str, target: str | None = None) -> Indices:
         """The words of an image's cells, row major, int64 (cells,).
@@ -33,9 +36,7 @@ class Vocabulary:
         ``target``: where to look, e.g. "mscoco_train"; None: in all. Raises KeyError for an unknown image
         or target and for an id that several targets give different words.
         """
-        if target is not None and target not in self.images:
-            raise KeyError(f"no target {target!r}; loaded: {', '.join(self.images) or 'none'}")
-        among = self.images if target is None else {target: self.images[target]}
+        among = _chosen(self.images, target)
         found = {name: ids[image_id] for name, ids in among.items() if image_id in ids}
         if not found:
             raise KeyError(f"no image {image_id!r} in {', '.join(among) or 'no target'}")
@@ -43,6 +44,16 @@ class Vocabulary:
         if any(not np.array_equal(first, other) for other in found.values()):
             raise KeyError(f"image {image_id!r} is in {' and '.join(found)}: say which by target=")
         return first
+
+    def nearest_cells(self, word: int, target: str | None = None) -> list[Cell]:
+        """The cells nearest to a word, the nearest first, at most ``nearest_cells.KEPT``.
+
+        ``target``: of which; None: of all that were loaded. Raises KeyError for an unknown target, IndexError for an
+        unknown word."""
+        if not 0 <= word < len(self.centroids):
+            raise IndexError(f"no word {word}: the vocabulary has {len(self.centroids)}, from 0")
+        found = [cell for cells in _chosen(self.cells, target).values() for cell in cells.of_word(word)]
+        return sorted(found, key=lambda cell: cell.distance)[: nearest_cells.KEPT]
 
     def assign(self, features: Any) -> Indices:
         """The nearest word of each feature: (..., d) -> int64 (...). Raises ValueError for another
@@ -54,35 +65,68 @@ class Vocabulary:
         flat = rows.reshape(-1, d)
         if not np.isfinite(flat).all():
             raise ValueError("features contain NaN or infinity")
-        if self._nearest is None:
-            self._nearest = choose("auto", "cpu", k)
-            self._nearest.set_centroids(self.centroids)
+        if self._search is None:
+            self._search = nearest.choose("auto", "cpu", k)
+            self._search.set_centroids(self.centroids)
         blocks = Blocks.of(d, BLOCK_ROWS).cut(0, len(flat))
-        parts = [self._nearest.assign(flat[a:b]) for a, b in blocks]
+        parts = [self._search.assign(flat[a:b]) for a, b in blocks]
         return np.concatenate([np.empty(0, np.int64), *parts]).reshape(rows.shape[:-1])
 
 
+T = TypeVar("T")
+
+
+def _chosen(among: dict[str, T], target: str | None) -> dict[str, T]:
+    if target is None:
+        return among
+    if target not in among:
+        raise KeyError(f"no target {target!r}; loaded: {', '.join(among) or 'none'}")
+    return {target: among[target]}
+
+
 def load_vocabulary(
-    centroids: str | Path, clusters: Sequence[str | Path] | dict[str, str | Path] | None = None
+    centroids: str | Path, clusters: Sequence[str | Path] | Mapping[str, str | Path] | None = None
 ) -> Vocabulary:
     """Load what ``run_kmeans.py`` wrote.
 
     ``centroids``: the ``.npy`` of the centroids. ``clusters``: the ``.npz`` files of image ids and clusters
     to load, or a dict target -> file; by default all that lie beside the centroids and belong to them.
-    Pickles are never opened. Raises OutputError for files that are missing or not what they should be.
+    Pickles are never opened. Raises VocabularyError for files that are missing, not what they should be, or made with
+    other centroids.
     """
     centroids = Path(centroids)
-    words = outputs.load_centroids(centroids)
+    words = results.load_centroids(centroids)
+    digest = results.digest(words)
     if clusters is None:
-        files = outputs.image_clusters_beside(centroids)
-    elif isinstance(clusters, dict):
-        files = {target: Path(path) for target, path in clusters.items()}
+        chosen = results.image_clusters_beside(centroids)
+    elif isinstance(clusters, Mapping):
+        chosen = {target: Path(path) for target, path in clusters.items()}
     else:
-        files = {Path(path).stem: Path(path) for path in clusters}
-    images = {}
-    for target, path in files.items():
-        ids, values = outputs.load_image_clusters(path)
+        chosen = {Path(path).stem: Path(path) for path in clusters}
+    recorded = results.load_json(centroids.resolve().with_name(centroids.name + ".stats.json"))
+    images, cells = {}, {}
+    for target, path in chosen.items():
+        ids, values, made_with = results.load_image_clusters(path)
+        if (made_with or _made_with(recorded if clusters is None else {}, digest, target)) != digest:
+            raise VocabularyError(
+                f"{path} was made with other centroids than {centroids}, an earlier vocabulary of the same name:"
+                " run run_kmeans.py with this target again, or move the file away"
+            )
         if values.size and not 0 <= values.min() <= values.max() < len(words):
-            raise outputs.OutputError(f"{path} names clusters that {centroids} does not have")
+            raise VocabularyError(f"{path} names clusters that {centroids} does not have")
         images[target] = dict(zip(ids, values, strict=True))
-    return Vocabulary(words, images)
+        beside = path.with_name(path.name.replace("_img_id_to_cluster_id_", "_nearest_cells_"))
+        if beside != path and beside.exists():
+            cells[target] = nearest_cells.load(beside, target, len(words))
+            if cells[target].centroids_sha256 != digest:
+                del cells[target]
+    return Vocabulary(words, images, cells)
+
+
+def _made_with(recorded: dict[str, Any], digest: str, target: str) -> str:
+    """Digest of the centroids that a target was made with, where its file, of an earlier version, does not say.
+
+    What the statistics list was made with their centroids, what they do not list was not."""
+    if not recorded:
+        return digest  # nothing says anything
+    return str(recorded.get("targets", {}).get(target, {}).get(results.DIGEST, ""))

@@ -1,5 +1,6 @@
-"""Everything on a few photographs, on any machine, without a network: features of a small COCO and a small VG,
-then a vocabulary of visual words over them. The commands are the published ones; they are printed as they run.
+"""Everything on a few photographs, on any machine, without a network: features of a small COCO and a small VG, a
+vocabulary of visual words over them, and a page to look at. The commands are the published ones; they are printed as
+they run.
 """
 
 from __future__ import annotations
@@ -9,21 +10,30 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import h5py
 import skimage.data
 from PIL import Image
 
+from feature_extraction.arguments import Parser
+from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
+from feature_extraction.errors import KitError
+from feature_extraction.names import printable
+from feature_extraction.places import CHECKOUT, PUBLISHED_CHECKPOINT
 from feature_extraction.storage.store import image_ids, open_features
-from scripts.dev import synthetic_checkpoint
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+from .report.__main__ import write
+from .report.page import PageOptions
+from .report.picture import picture_of, save_picture
 
 COCO_PHOTOGRAPHS: Final = ("astronaut", "chelsea", "coffee")
 VG_PHOTOGRAPHS: Final = ("camera", "coins", "rocket")
+PICTURED: Final = ("COCO_val2014_000000000003", "COCO_val2014_000000000002")
+"""The images of ``--picture``: coffee and chelsea, both half as wide again as high."""
 CENTROIDS: Final = 16
+EXTRACTIONS: Final = 4
 
 
 def lay_out(datasets: Path) -> None:
@@ -40,44 +50,34 @@ def _save(name: str, path: Path) -> None:
         Image.fromarray(getattr(skimage.data, name)()).save(path, quality=95)
 
 
-def checkpoint(output: Path) -> tuple[Path, bool]:
-    """The published checkpoint where it was downloaded, else the synthetic one; and whether it is synthetic."""
-    published = ROOT / "feature_extraction" / "mask_rcnn_ckpt"
+def checkpoint(output: Path) -> Path:
+    """The folder of the published checkpoint where it was downloaded, else of a synthetic one."""
+    published = CHECKOUT / "feature_extraction" / PUBLISHED_CHECKPOINT
     if (published / "detectron_model.pth").exists():
-        return published, (published / synthetic_checkpoint.SOURCE_FILE).exists()
+        return published
     folder = output / "synthetic_ckpt"
     if not (folder / "detectron_model.pth").exists():
-        print("no checkpoint in feature_extraction/mask_rcnn_ckpt: writing a synthetic one of the same architecture")
+        say(f"no checkpoint in {published}: writing a synthetic one of the same architecture, 0.8 GB")
+        from .dev import synthetic_checkpoint  # it imports torch
+
         synthetic_checkpoint.write(folder)
-    return folder, True
+    return folder
+
+
+def say(text: str) -> None:
+    print(printable(text), flush=True)
 
 
 def run(folder: str, *command: str) -> None:
-    """Run one published command in ``folder`` as a user would."""
-    print(f"\n$ cd {folder} && python {shlex.join(command)}", flush=True)
-    subprocess.run([sys.executable, *command], cwd=ROOT / folder, check=True)
+    """Run one published command in ``folder`` as a user would. Raises CalledProcessError where it fails."""
+    say("")
+    say(f"$ cd {folder} && python {shlex.join(command)}")
+    subprocess.run([sys.executable, *command], cwd=CHECKOUT / folder, check=True)
 
 
-def describe(path: Path) -> str:
-    """One line per dataset of a feature file's first image."""
-    with open_features(path) as file:
-        ids = image_ids(file)
-        lines = [f"{path}  ({len(ids)} images, {path.stat().st_size / 1e6:.1f} MB)"]
-        for name, dataset in sorted(file[ids[0]].items()):
-            assert isinstance(dataset, h5py.Dataset)
-            lines.append(f"    {ids[0]}/{name:<9} {dataset.dtype} {dataset.shape}")
-    return "\n".join(lines)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to work in (./%(default)s)")
-    output = parser.parse_args().output.resolve()
-    start = time.monotonic()
-    datasets = output / "datasets"
-    lay_out(datasets)
-    folder, synthetic = checkpoint(output)
-    common = ("--checkpoint_dir", str(folder))
+def run_all(datasets: Path, checkpoint_dir: Path) -> None:
+    """The features of both data sets, then the vocabulary."""
+    common = ("--checkpoint_dir", str(checkpoint_dir))
     coco, vg = str(datasets / "COCO"), str(datasets / "VG")
     for kind in ("grid", "bbox"):
         script = f"coco_extract_{kind}_feature.py"
@@ -87,17 +87,62 @@ def main() -> int:
         "kmeans", "run_kmeans.py", "--src=mscoco_valid", "--tgt", "mscoco_valid", "vg",
         "--n_centroids", str(CENTROIDS), "--datasets_dir", str(datasets), "--verbose", "no",
     )  # fmt: skip
-    print(f"\nDone in {time.monotonic() - start:.0f} s. What was written:\n")
+
+
+def what_was_written(datasets: Path) -> None:
+    """One line for each file, and for each array of its first image."""
     for path in sorted(datasets.glob("*/features/*.h5")):
-        print(describe(path))
-    for path in sorted((datasets / "cluster_centroids").glob("*")):
-        print(f"{path}  ({path.stat().st_size / 1e3:.1f} kB)")
+        with open_features(path) as file:
+            ids = image_ids(file)
+            say(f"{path}  ({len(ids)} images, {path.stat().st_size / 1e6:.1f} MB)")
+            for name, dataset in sorted(file[ids[0]].items()):
+                say(f"    {ids[0]}/{name:<9} {dataset.dtype} {dataset.shape}")
+    for path in sorted((datasets / "cluster_centroids").glob("*.*")):
+        say(f"{path}  ({path.stat().st_size / 1e3:.1f} kB)")
+
+
+def look_at(datasets: Path, page: Path, picture: Path | None, synthetic: bool) -> None:
+    """Write the page, and the picture if it was asked for; say where they are and what comes next."""
+    write(PageOptions(datasets=datasets), page)
+    say("")
+    if picture is not None:
+        save_picture(picture_of(datasets, PICTURED), picture)
+        say(f"picture: {picture}")
     if synthetic:
-        print(
-            "\nThe checkpoint was SYNTHETIC: right architecture, shapes and cost, but these features carry no meaning."
-        )
-        print("`make download` fetches the published one.")
-    return 0
+        say("The weights were SYNTHETIC: right architecture, shapes and cost, but these features carry no meaning.")
+    say(f"The page to look at: {page}")
+    if synthetic:
+        say("next: make download             the published checkpoint; then make demo shows what it sees")
+    say("next: make download-images      the photographs of the paper")
+    say("next: make extract-all kmeans   its files; make report shows them as this page does")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(description=__doc__, prog="python -m scripts.demo", formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to work in (./%(default)s)")
+    parser.add_argument("--picture", type=Path, metavar="FILE.jpg", help="also make a picture of two photographs")
+    args = parser.parse_args(argv)
+    output, start = args.output.resolve(), time.monotonic()
+    datasets = output / "datasets"
+    say(f"six photographs, {EXTRACTIONS} extractions, one k-means and a page, in {output}: about three minutes")
+    try:
+        lay_out(datasets)
+        folder = checkpoint(output)
+        run_all(datasets, folder)
+        say("")
+        say(f"Done in {time.monotonic() - start:.0f} s. What was written:\n".rstrip("\n"))
+        what_was_written(datasets)
+        look_at(datasets, output / "report.html", args.picture, (folder / "SYNTHETIC").exists())
+    except KitError as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return EXIT_NOTHING
+    except OSError as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return EXIT_NOTHING
+    except subprocess.CalledProcessError as error:
+        print(f"error: {error.cmd[1]} ended with {error.returncode}: what is above says why", file=sys.stderr)
+        return EXIT_NOTHING
+    return EXIT_ALL
 
 
 if __name__ == "__main__":

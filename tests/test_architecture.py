@@ -1,78 +1,171 @@
-"""Imports go one way (DESIGN): entry -> cli -> job -> extract -> {images, regions, detector, store} -> recipe."""
+"""Imports go one way: a module imports only from lower floors (DESIGN; CONTRIBUTING.md draws it)."""
 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 from helpers.common import ROOT
 
-# module -> the modules of feature_extraction it may import; whatever is not listed may import nothing of ours
-ALLOWED = {
-    "recipe": set(),
-    "catalog": set(),
-    "parts": set(),
-    "progress": set(),
-    "store": {"parts"},
-    "decode": {"recipe"},
-    "images": {"decode", "recipe", "catalog"},
-    "config": {"recipe", "catalog", "decode"},
-    "regions": {"recipe", "images", "detector"},
-    "engine": {"catalog", "detector", "reference"},
-    "reference": {"catalog", "detector", "engine", "images", "recipe", "regions"},
-    "extract": {"catalog", "engine", "images", "progress", "regions", "store"},
-    "provenance": {"extract"},
-    "job": {
-        "config", "detector", "engine", "extract", "images", "parts", "progress", "provenance", "store",
-    },
-    "cli": {"catalog", "config", "detector", "engine", "images", "job", "parts", "recipe"},
-    "api": {"config", "decode", "engine", "extract", "images", "progress"},
-    "__main__": {"cli"},
-    "__init__": {"api", "images"},
-    "detector": {"recipe", "detector"},
-    "entry": {"cli"},
-    "run_kmeans": {"kmeans"},
-}  # fmt: skip
-KMEANS_MAY_IMPORT = {"catalog", "store", "recipe"}
+# Lowest first. A module imports from what stands before it; a package's name stands for all that is in it.
+_FLOORS = """
+    feature_extraction.errors feature_extraction.recipe feature_extraction.machine feature_extraction.places
+    feature_extraction.names
+    feature_extraction.config
+    feature_extraction.arguments feature_extraction.catalog
+    feature_extraction.storage.__init__ feature_extraction.storage.source feature_extraction.storage.files
+    feature_extraction.storage.bounded feature_extraction.storage.guard feature_extraction.storage.store
+    feature_extraction.storage.journal feature_extraction.storage.shares feature_extraction.storage.stored
+    feature_extraction.storage.assemble feature_extraction.storage.output feature_extraction.storage.check
+    feature_extraction.detector
+    feature_extraction.images
+    feature_extraction.draw
+    feature_extraction.regions feature_extraction.progress feature_extraction.provenance feature_extraction.compare
+    feature_extraction.features
+    feature_extraction.batching feature_extraction.writing
+    feature_extraction.extract
+    feature_extraction.pipeline
+    feature_extraction.api
+    feature_extraction.cli
+    feature_extraction.__main__ feature_extraction.__init__ feature_extraction.entry
+    kmeans
+    feature_extraction.commands
+    scripts
+"""
+FLOORS = _FLOORS.split()
+KMEANS_MAY_IMPORT = ("storage", "catalog", "recipe", "errors", "machine", "config", "arguments", "places", "names")
+HEAVY = {"torch", "faiss", "h5py", "numpy", "cv2", "PIL", "yaml"}
+LIGHT = (
+    "errors", "recipe", "machine", "places", "names", "config", "arguments", "catalog", "cli", "commands",
+    "__init__", "__main__",
+)  # fmt: skip
+"""What ``--help`` imports: standard library only."""
+
+MODULES = sorted(
+    path
+    for folder in ("feature_extraction", "kmeans", "scripts")
+    for path in (ROOT / folder).rglob("*.py")
+    if not path.is_symlink()
+)
 
 
-def imported(path: Path, package: str) -> set[str]:
-    """Modules of feature_extraction that a file imports, by their first name."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names: list[str] = []
+def name_of(path: Path) -> str:
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return "feature_extraction.entry" if "_extract_" in path.stem else name
+
+
+def floor_of(module: str) -> int:
+    """The floor of a module; its package's where only that is listed."""
+    if module in ("feature_extraction", "feature_extraction.storage"):
+        module += ".__init__"
+    while module not in FLOORS:
+        module, dot, _ = module.rpartition(".")
+        if not dot:
+            raise KeyError(module)
+    return FLOORS.index(module)
+
+
+def imported(path: Path, top_level_only: bool = False) -> set[str]:
+    """Full names of all modules that a file imports, wherever in it, but for type checking alone."""
+    tree = ast.parse(path.read_text())
+    package = path.relative_to(ROOT).parent.parts
+    nodes = list(tree.body) if top_level_only else list(ast.walk(tree))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in nodes:
+        if id(node) in for_types:
+            continue
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            parts = package.split(".")
-            base = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
-            module = ".".join(filter(None, [base, node.module]))
-            names = [f"{module}.{alias.name}" for alias in node.names]
-        for name in names:
-            if name.startswith("feature_extraction."):
-                found.add(name.split(".")[1])
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *filter(None, [node.module])])
+            found |= {_module_or_name(module, alias.name) for alias in node.names}
     return found
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "feature_extraction").rglob("*.py")), ids=lambda p: p.stem)
-def test_arrows_of_feature_extraction(path: Path) -> None:
-    inner = path.parent.name == "detector"
-    name = "detector" if inner else "entry" if "_extract_" in path.stem else path.stem
-    found = imported(path, "feature_extraction.detector" if inner else "feature_extraction")
-    assert found <= ALLOWED[name], f"{path.name} may not import {found - ALLOWED[name]}"
+def _module_or_name(module: str, name: str) -> str:
+    """``from a import b``: a.b where that is a module, else a."""
+    place = ROOT.joinpath(*module.split("."), name)
+    return f"{module}.{name}" if place.with_suffix(".py").exists() or place.is_dir() else module
+
+
+def ours(names: set[str]) -> set[str]:
+    return {name for name in names if name.partition(".")[0] in ("feature_extraction", "kmeans", "scripts")}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_imports_only_from_lower_floors(path: Path) -> None:
+    me = name_of(path)
+    floor = floor_of(me)
+    for module in ours(imported(path)):
+        of_one_package = FLOORS[floor] == FLOORS[floor_of(module)]
+        assert floor_of(module) < floor or of_one_package, f"{me} imports {module}, which is above it"
+
+
+def test_no_circles_inside_a_package() -> None:
+    graph = {name_of(path): ours(imported(path)) for path in MODULES}
+
+    def reach(module: str, seen: tuple[str, ...]) -> None:
+        assert module not in seen, " -> ".join([*seen[seen.index(module) :], module])
+        for inner in graph.get(module, set()):
+            reach_once(inner, (*seen, module))
+
+    done: set[str] = set()
+
+    def reach_once(module: str, seen: tuple[str, ...]) -> None:
+        if module not in done or module in seen:
+            reach(module, seen)
+            done.add(module)
+
+    for module in graph:
+        reach_once(module, ())
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "kmeans").rglob("*.py")), ids=lambda p: p.stem)
-def test_arrows_of_kmeans(path: Path) -> None:
-    assert imported(path, "kmeans") <= KMEANS_MAY_IMPORT
-    top = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import | ast.ImportFrom)]
-    modules = {a.name for n in top if isinstance(n, ast.Import) for a in n.names}
-    modules |= {n.module for n in top if isinstance(n, ast.ImportFrom) and n.module}
-    assert not any(m.split(".")[0] == "torch" for m in modules)
+def test_kmeans_stands_on_a_few_modules_and_never_on_torch(path: Path) -> None:
+    for module in ours(imported(path)):
+        if module.startswith("feature_extraction"):
+            assert module.split(".")[1] in KMEANS_MAY_IMPORT, module
+    assert not any(m.split(".")[0] == "torch" for m in imported(path, top_level_only=True))
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_help_needs_the_standard_library_only(module: str) -> None:
+    path = ROOT / "feature_extraction" / f"{module}.py"
+    assert not {m.split(".")[0] for m in imported(path, top_level_only=True)} & HEAVY
+
+
+def test_inside_a_package_imports_are_relative() -> None:
+    for path in MODULES:
+        if path.stem == "run_kmeans" or "_extract_" in path.stem:
+            continue
+        package = path.relative_to(ROOT).parts[0]
+        for node in ast.walk(ast.parse(path.read_text())):
+            absolute = isinstance(node, ast.ImportFrom) and node.level == 0
+            assert not (absolute and (node.module or "").split(".")[0] == package), f"{path}:{node.lineno}"
 
 
 def test_modules_stay_small() -> None:
     for folder in ("feature_extraction", "kmeans", "scripts", "docker"):
         for path in (ROOT / folder).rglob("*.py"):
             assert len(path.read_text().splitlines()) <= 420, path
+
+
+def test_the_box_convention_is_written_once() -> None:
+    for path in (ROOT / "feature_extraction").rglob("*.py"):
+        if path.name != "boxes.py":
+            assert not re.search(r"(x2|y2|right|bottom)\b.* \+ 1\b", path.read_text()), path
+
+
+def test_no_kind_is_asked_for_by_name() -> None:
+    for folder in ("feature_extraction", "kmeans", "scripts"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert not re.search(r"\bkind (==|!=) .(grid|boxes)\b", path.read_text()), path

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ def overlaps(boxes: Tensor, threshold: float) -> Tensor:
     return inter.div_(union) > threshold
 
 
-def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
+def decode_deltas(deltas: Tensor, anchors: Tensor) -> Tensor:
     """Boxes (N, 4) from regression deltas (dx, dy, dw, dh) relative to anchors, weights (1, 1, 1, 1)."""
     w, h = sides(anchors)
     cx, cy = anchors[:, 0] + 0.5 * w, anchors[:, 1] + 0.5 * h
@@ -53,26 +54,35 @@ def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Boxes moved into [0, W - 1] x [0, H - 1], size = (H, W)."""
     height, width = size
-    limit = boxes.new_tensor([width - 1, height - 1, width - 1, height - 1])
-    return torch.minimum(boxes.clamp(min=0), limit)
+    x, y = boxes[..., 0::2].clamp(0, width - 1), boxes[..., 1::2].clamp(0, height - 1)
+    return torch.stack([x, y], dim=-1).flatten(-2)
 
 
-def suppress(boxes: Tensor, valid: Tensor, threshold: float) -> Tensor:
+ROUNDS_ON_A_GPU: Final = 8
+"""Rounds of an iteration before its end is asked for: a GPU's answer is waited for longer than a round takes."""
+
+
+def rounds_between_looks(boxes: Tensor) -> int:
+    """Rounds of an iteration before its end is asked for, where these boxes lie."""
+    return 1 if boxes.device.type == "cpu" else ROUNDS_ON_A_GPU
+
+
+def nms(boxes: Tensor, valid: Tensor, threshold: float) -> Tensor:
     """Greedy non-maximum suppression of G groups at once.
 
     boxes (G, N, 4), best first in each group; valid (G, N). Returns the mask (G, N) of those kept.
 
     ``keep[j] = valid[j] and no kept i < j overlaps j`` has one solution; iterating it from "all kept"
-    fixes at least one more box of the front in every round, so it ends there, usually after few rounds."""
+    fixes at least one more box of the front in every round, so it ends there, usually after few rounds; rounds
+    after that change nothing."""
     before = torch.ones(boxes.shape[1], boxes.shape[1], dtype=torch.bool, device=boxes.device).triu_(1)
     conflict = (overlaps(boxes, threshold) & before).float()
-    keep = valid
+    keep = last = valid
     while True:
-        hit = torch.bmm(keep.float().unsqueeze(1), conflict).squeeze(1) > 0
-        updated = valid & ~hit
-        if torch.equal(updated, keep):
+        for _ in range(rounds_between_looks(boxes)):
+            last, keep = keep, valid & (torch.bmm(keep.float().unsqueeze(1), conflict).squeeze(1) == 0)
+        if torch.equal(last, keep):
             return keep
-        keep = updated
 
 
 def rank_by_surviving_class(
@@ -95,20 +105,20 @@ def rank_by_surviving_class(
     survived = torch.zeros_like(prob, dtype=torch.bool)
     score = prob.new_zeros(proposals)
     found = 0
-    for pairs in _pairs_by_descending_probability(flat, block):
+    for pairs, real in _pairs_by_descending_probability(flat, block):
         p, c = pairs // classes, pairs % classes
         # suppressed by a survivor of an earlier block, or by one of this block (same class, earlier in it)
-        free = ~(overlap[p] & survived[:, c].t()).any(1)
+        free = real & ~(overlap[p] & survived[:, c].t()).any(1)
         rival = (overlap[p][:, p] & (c[:, None] == c[None, :])).triu_(1).float()
-        keep = free
-        while True:
-            updated = free & ((keep.float() @ rival) == 0)
-            if torch.equal(updated, keep):
-                break
-            keep = updated
-        survived[p[keep], c[keep]] = True
-        score.scatter_reduce_(0, p[keep], flat[pairs[keep]], "amax")
-        found = int((score > 0).sum())
+        keep = last = free
+        settled = False
+        while not settled:
+            for _ in range(rounds_between_looks(boxes)):
+                last, keep = keep, free & ((keep.float() @ rival) == 0)
+            reached = score.scatter_reduce(0, p, torch.where(keep, flat[pairs], 0.0), "amax")
+            settled, found = torch.stack([(last == keep).all(), (reached > 0).sum()]).tolist()  # one wait for both
+        survived[p, c] = keep
+        score = reached
         if found >= count:
             break
     best, index = score.sort(descending=True, stable=True)
@@ -116,16 +126,17 @@ def rank_by_surviving_class(
     return index[:chosen], best[:chosen]
 
 
-def _pairs_by_descending_probability(flat: Tensor, block: int) -> Iterator[Tensor]:
-    """Blocks of indices into ``flat`` (positive entries only), descending, ties by ascending index.
+def _pairs_by_descending_probability(flat: Tensor, block: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of indices into ``flat``, descending, ties by ascending index, and which of them count now.
 
-    The few best are found by selection; only if they do not suffice everything is sorted."""
-    few = min(4 * block, flat.numel())
-    bound = flat.topk(few).values[-1]
-    head = (flat > bound).nonzero().squeeze(1)  # strictly above: all pairs tied with the last one come later
-    yield from _descending(flat, head).split(block)
-    tail = ((flat <= bound) & (flat > 0)).nonzero().squeeze(1)
-    yield from _descending(flat, tail).split(block)
+    The few best are found by selection; only if they do not suffice everything positive is sorted. Pairs tied with the
+    last of the few do not count among these: others that are tied with it were not selected, and all come later."""
+    index = flat.topk(min(4 * block, flat.numel())).indices.sort().values
+    index = _descending(flat, index)
+    bound = flat[index[-1]]
+    yield from zip(index.split(block), (flat[index] > bound).split(block), strict=True)
+    tail = _descending(flat, ((flat <= bound) & (flat > 0)).nonzero().squeeze(1))
+    yield from ((part, torch.ones_like(part, dtype=torch.bool)) for part in tail.split(block))
 
 
 def _descending(flat: Tensor, index: Tensor) -> Tensor:

@@ -2,66 +2,32 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .. import catalog
-from ..errors import CheckpointError, DeviceError
-from .checkpoint import (
-    build,
-    file_sha256,
-    read_tensors,
-)
+from .. import machine
+from ..config import ENGINES, Engine, Precision
+from ..errors import DeviceError, UsageError
+from .arithmetic import PRECISIONS as PRECISIONS
+from .arithmetic import Arithmetic, check_precision
+from .checkpoint import build, file_sha256, read_tensors
 from .config import DetectorConfig, read_config
 from .faster_rcnn import Detections
-
-ENGINES: Final = ("native", "reference")
-PRECISIONS: Final = {
-    "float32": torch.float32,
-    "tf32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-"""float32 (TF32 off) is the published arithmetic; the others are faster and drift (README)."""
+from .files import CheckpointFiles
+from .layers import stored_as
+from .synthetic import looks_synthetic
 
 
-class Detector(Protocol):
+class Model(Protocol):
     """What both engines offer; see detector.faster_rcnn for shapes."""
 
     def region_features(self, images: Tensor, regions: list[Tensor]) -> Tensor: ...
 
     def detect(self, images: Tensor) -> list[Detections]: ...
-
-
-@dataclass(frozen=True)
-class CheckpointFiles:
-    """The two files of a checkpoint."""
-
-    config: Path
-    model: Path
-
-
-def find_checkpoint(folder: Path) -> CheckpointFiles:
-    """The files in ``folder`` under the names the scripts read or those the published README saves.
-
-    Raises CheckpointError that names what was looked for and where."""
-    found: dict[str, Path] = {}
-    for script_name, readme_name in catalog.README_CHECKPOINT_NAMES.items():
-        candidates = [folder / script_name, folder / readme_name]
-        path = next((c for c in candidates if c.is_file()), None)
-        if path is None:
-            raise CheckpointError(
-                f"no {script_name} (or {readme_name}) in {folder.resolve()}: `make download` fetches it, "
-                "--checkpoint_dir names another folder"
-            )
-        found[script_name] = path
-    return CheckpointFiles(found["detectron_config.yaml"], found["detectron_model.pth"])
 
 
 def choose_device(name: str) -> torch.device:
@@ -75,7 +41,7 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise DeviceError(f"no device {name!r}: known are auto, cpu, cuda and cuda:N") from error
     if device.type == "cuda":
-        index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", "0")) % max(count, 1)
+        index = device.index if device.index is not None else machine.local_rank() % max(count, 1)
         if index >= count:
             raise DeviceError(
                 f"device {name} asked for, {count} GPUs seen by PyTorch {torch.__version__}: use --device cpu, or "
@@ -87,31 +53,46 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def prepare_arithmetic(device: torch.device, precision: str) -> None:
-    """Process-wide settings that decide bits: TF32 only if asked for, no algorithm chosen by timing."""
-    if precision not in PRECISIONS:
-        raise DeviceError(f"no precision {precision!r}: known are {', '.join(PRECISIONS)}")
-    if precision == "tf32" and device.type == "cpu":
-        raise DeviceError("precision tf32 needs a GPU; on a CPU choose float32 or bfloat16")
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    if device.type == "cpu" and "LOCAL_WORLD_SIZE" in os.environ:
-        # torchrun gives every process one thread unless told otherwise; share the cores instead
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
+def device_name(device: torch.device) -> str:
+    """The card's name, or cpu."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 @dataclass(frozen=True)
-class Engine:
-    """A detector ready to run."""
+class Detector:
+    """A detector ready to run. What it computes depends on its own precision, whatever the process has set."""
 
     name: str
-    detector: Detector
+    """native or reference."""
+    model: Model
     config: DetectorConfig
     device: torch.device
+    precision: str
     passed_over: Sequence[str]
     """Tensors of the checkpoint that the detector has no use for."""
+    synthetic: bool
+    """Whether the weights are the seeded ones of scripts/dev/synthetic_checkpoint.py: no meaning in the features."""
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """The settings of PyTorch that hold while it computes."""
+        return Arithmetic(self.device.type, self.precision == "tf32")
+
+    @property
+    def emulated(self) -> bool:
+        """Whether this processor lacks the precision: results are rounded to it, float32 would take the same time."""
+        dtype = PRECISIONS[self.precision]
+        return self.name == "native" and stored_as(self.device, dtype) != dtype
+
+    def region_features(self, images: Tensor, regions: list[Tensor]) -> Tensor:
+        """fc6 (sum of R_i, F) float32 of given regions, image after image."""
+        with self.arithmetic.applied():
+            return self.model.region_features(images, regions)
+
+    def detect(self, images: Tensor) -> list[Detections]:
+        """Proposals, features and class scores of every image."""
+        with self.arithmetic.applied():
+            return self.model.detect(images)
 
 
 def identity(files: CheckpointFiles, name: str, device: torch.device, precision: str) -> dict[str, Any]:
@@ -126,17 +107,29 @@ def identity(files: CheckpointFiles, name: str, device: torch.device, precision:
     }
 
 
-def load(files: CheckpointFiles, name: str, device: torch.device, precision: str) -> Engine:
-    """Load the detector. Raises CheckpointError, DeviceError, or ImportError with the way out (reference)."""
-    prepare_arithmetic(device, precision)
+def is_synthetic(files: CheckpointFiles) -> bool:
+    """Whether the weights are the seeded ones of scripts/dev/synthetic_checkpoint.py. Raises CheckpointError."""
+    return looks_synthetic(read_tensors(files.model))
+
+
+def load_detector(files: CheckpointFiles, *, engine: Engine, device: torch.device, precision: Precision) -> Detector:
+    """Load the detector. Raises CheckpointError, DeviceError, or ReferenceMissing with the way out."""
+    if engine not in ENGINES:
+        raise UsageError(f"no engine {engine!r}: known are {', '.join(ENGINES)}")
+    check_precision(device, precision)
     config = read_config(files.config)
-    if name == "reference":
+    if engine == "reference" and PRECISIONS[precision] != torch.float32:
+        raise DeviceError(f"the reference engine computes in float32 or tf32, not in {precision}")
+    model: Model
+    passed_over: list[str] = []
+    if engine == "reference":
         from . import reference
 
-        if PRECISIONS[precision] != torch.float32:
-            raise DeviceError(f"the reference engine computes in float32 or tf32, not in {precision}")
-        return Engine(name, reference.load(files, device), config, device, ())
-    model, passed_over = build(files.model, config, read_tensors(files.model))
-    # Plain float32 convolutions on CUDA are made for (B, C, H, W) memory; oneDNN and tensor cores like channels last.
-    layout = torch.contiguous_format if device.type == "cuda" and precision == "float32" else torch.channels_last
-    return Engine(name, model.place(device, PRECISIONS[precision], layout), config, device, passed_over)
+        model = reference.load(files, device)
+        synthetic = is_synthetic(files)
+    else:
+        tensors = read_tensors(files.model)
+        native, passed_over = build(files.model, config, tensors)
+        synthetic = looks_synthetic(tensors)
+        model = native.place(device, PRECISIONS[precision], tf32=precision == "tf32")
+    return Detector(engine, model, config, device, precision, passed_over, synthetic)

@@ -19,8 +19,9 @@ from ..errors import CheckpointError
 from .config import BLOCKS, DetectorConfig
 from .faster_rcnn import FasterRCNN
 from .layers import Weights
+from .safe_pickle import check_weights
 
-MOST_LISTED: Final = 40
+MOST_LISTED: Final = 8
 """Problems named one by one in an error; the rest is counted."""
 
 
@@ -29,6 +30,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises CheckpointError for a file that is no checkpoint or that holds anything but plain data."""
     try:
+        check_weights(path)
         try:
             document = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError as error:
@@ -77,19 +79,22 @@ def expected_tensors(config: DetectorConfig) -> dict[str, tuple[int, ...]]:
 def _explain(path: Path, config: DetectorConfig, tensors: Mapping[str, Tensor], problems: list[str]) -> str:
     blocks = {int(m[1]) for m in (re.match(r"backbone\.body\.layer3\.(\d+)\.", n) for n in tensors) if m}
     found = next((depth for depth, counts in BLOCKS.items() if counts[2] == len(blocks)), None)
-    listed = "\n  ".join(problems[:MOST_LISTED])
-    more = f"\n  and {len(problems) - MOST_LISTED} more" if len(problems) > MOST_LISTED else ""
-    message = f"{path} does not fit the configuration: {len(problems)} problems\n  {listed}{more}\n"
+    more = f"; and {len(problems) - MOST_LISTED} more" if len(problems) > MOST_LISTED else ""
     if not tensors:
-        return message + "It holds no tensors at all. Download it again: make download"
-    if found == 101 and config.depth == 152:
-        return message + (
+        reason = "It holds no tensors at all: download it again (make download)"
+    elif found == 101 and config.depth == 152:
+        reason = (
             "This is the X-101 model (Pythia's detectron_model.pth, 652 MB), not the X-152 of the paper, which has "
-            "the same file name. Take ViLBERT's: make download"
+            "the same file name: take ViLBERT's (make download)"
         )
-    if found is not None and found != config.depth:
-        return message + f"The file holds a network of depth {found}, the configuration asks for {config.depth}."
-    return message + "Take configuration and weights from the same place: make download"
+    elif found is not None and found != config.depth:
+        reason = f"The file holds a network of depth {found}, the configuration asks for {config.depth}"
+    else:
+        reason = "Take weights and configuration from the same place (make download fetches both)"
+    return (
+        f"{path} does not fit the configuration: {len(problems)} problems. {reason}. "
+        f"In detail: {'; '.join(problems[:MOST_LISTED])}{more}"
+    )
 
 
 def file_sha256(path: Path) -> str:

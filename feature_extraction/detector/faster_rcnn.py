@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .config import DetectorConfig
 from .fpn import COARSEST, FINEST, FPN
-from .layers import Weights
+from .layers import Conv, Weights
 from .resnext import ResNeXt
 from .roi_heads import BoxHead, pyramid_level
 from .rpn import RPN
@@ -41,26 +41,23 @@ class FasterRCNN(nn.Module):
     def __init__(self, w: Weights, config: DetectorConfig) -> None:
         super().__init__()
         self.config = config
-        self.layout: torch.memory_format = torch.contiguous_format
+        self.dtype = torch.float32
         self.body = ResNeXt(w, "backbone.body", config)
         self.fpn = FPN(w, "backbone.fpn", config)
         self.rpn = RPN(w, "rpn", config)
         self.head = BoxHead(w, "roi_heads.box", config)
 
-    def place(self, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> FasterRCNN:
-        """Weights and activations on ``device`` in ``dtype`` and ``layout``; anchors, boxes, scores and results
+    def place(self, device: torch.device, dtype: torch.dtype, *, tf32: bool = False) -> FasterRCNN:
+        """Weights and activations on ``device`` in ``dtype``, channels last; anchors, boxes, scores and results
         stay float32."""
-        self.layout = layout
-        for name, buffer in self.named_buffers():
-            kept = buffer.dtype if name.startswith("rpn.base") else dtype
-            if buffer.dim() == 4:
-                buffer.data = buffer.data.to(device, kept, memory_format=layout)
-            else:
-                buffer.data = buffer.data.to(device, kept)
+        self.dtype = dtype
+        for module in self.modules():
+            if isinstance(module, Conv | RPN | BoxHead):
+                module.place(device, dtype, tf32=tf32)
         return self
 
     def _pyramid(self, images: Tensor, levels: range) -> dict[int, Tensor]:
-        images = images.to(self.body.stem.weight.dtype).contiguous(memory_format=self.layout)
+        images = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
         pyramid: dict[int, Tensor] = self.fpn(self.body(images), levels)
         return pyramid
 
@@ -70,19 +67,23 @@ class FasterRCNN(nn.Module):
 
         Only the pyramid levels that the regions are pooled from are computed. ``regions`` may lie on the CPU:
         deciding the levels there keeps a GPU from being waited for."""
-        used = {int(level) for r in regions for level in pyramid_level(r).unique()}
-        pyramid = self._pyramid(images, range(min(used), max(used) + 1))
-        return self.head.features(pyramid, [r.to(images.device) for r in regions]).float()
+        level = torch.cat([pyramid_level(r) for r in regions]).cpu()
+        pyramid = self._pyramid(images, range(int(level.min()), int(level.max()) + 1))
+        there = [r.to(images.device, non_blocking=True) for r in regions]
+        return self.head.features(pyramid, there, level).float()
 
     @torch.inference_mode()
     def detect(self, images: Tensor) -> list[Detections]:
         """Proposals, features and class scores of every image."""
         pyramid = self._pyramid(images, ALL_LEVELS)
-        proposals = self.rpn(pyramid, (images.shape[2], images.shape[3]))
-        fc6 = self.head.features(pyramid, [p for p, _ in proposals])
+        boxes, objectness = self.rpn(pyramid, (images.shape[2], images.shape[3]))
+        # the one thing that a GPU is waited for here: how many proposals there are, and of which levels
+        level = torch.where(objectness >= 0, pyramid_level(boxes), 0).cpu()
+        counts = (level > 0).sum(1).tolist()
+        proposals = [of_image[:n] for of_image, n in zip(boxes, counts, strict=True)]
+        fc6 = self.head.features(pyramid, proposals, level[level > 0])
         logits = self.head.class_logits(fc6)
-        counts = [len(p) for p, _ in proposals]
         return [
-            Detections(p, o, f.float(), s)
-            for (p, o), f, s in zip(proposals, fc6.split(counts), logits.split(counts), strict=True)
+            Detections(p, o[: len(p)], f.float(), s)
+            for p, o, f, s in zip(proposals, objectness, fc6.split(counts), logits.split(counts), strict=True)
         ]

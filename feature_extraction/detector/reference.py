@@ -21,10 +21,11 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ReferenceMissing
 from .checkpoint import read_tensors
+from .config import fork_settings, read_config
 from .faster_rcnn import Detections
 
 if TYPE_CHECKING:
-    from .build import CheckpointFiles
+    from .files import CheckpointFiles
 
 ANCHORS: Final = "rpn.anchor_generator.cell_anchors."
 """Buffers that the fork computes by itself; a checkpoint need not hold them."""
@@ -75,7 +76,7 @@ def _load_weights(model: torch.nn.Module, path: Path) -> None:
     if problems:
         raise CheckpointError(
             f"{path} does not fit the fork's model in {len(problems)} tensors: {'; '.join(problems[:10])}. "
-            "Checkpoint and configuration belong together: make download"
+            "Take weights and configuration from the same place (make download fetches both)"
         )
     model.load_state_dict({name: tensors[name] for name in wanted if name in tensors}, strict=False)
 
@@ -138,12 +139,14 @@ def load(files: CheckpointFiles, device: torch.device) -> ReferenceDetector:
     fork = _import_fork()
     if device.type == "cuda":
         _check_cuda()
+    read_config(files.config)  # what neither engine is built for is refused in the same words
     config = fork.cfg.clone()  # the fork's own is global and would remember
     try:
         config.merge_from_file(str(files.config))
-        config.merge_from_list(["MODEL.DEVICE", device.type])
+        config.merge_from_list(["MODEL.DEVICE", device.type, *fork_settings()])
     except Exception as error:  # yacs raises KeyError, ValueError and AssertionError alike
-        raise CheckpointError(f"{files.config} is not a configuration the fork accepts: {error}") from error
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{files.config} is not a configuration the fork accepts: {reason}") from error
     model = fork.build_detection_model(config)
     _load_weights(model, files.model)
     return ReferenceDetector(fork, model.to(device).eval())

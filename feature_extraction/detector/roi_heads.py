@@ -14,7 +14,7 @@ from .. import recipe
 from . import boxes as box_ops
 from .config import DetectorConfig
 from .fpn import COARSEST, FINEST
-from .layers import Weights
+from .layers import Weights, linear, stored_as
 
 
 def pyramid_level(regions: Tensor) -> Tensor:
@@ -91,21 +91,27 @@ class BoxHead(nn.Module):
         w.take(f"{name}.predictor.bbox_pred.weight", 4 * c, f)
         w.take(f"{name}.predictor.bbox_pred.bias", 4 * c)
 
-    def features(self, pyramid: dict[int, Tensor], regions: list[Tensor]) -> Tensor:
-        """fc6 after ReLU (R, F) of all regions of the batch, image after image, in the model's precision."""
+    def place(self, device: torch.device, dtype: torch.dtype, *, tf32: bool) -> None:
+        """All weights on ``device``, rounded to ``dtype``."""
+        for name, buffer in list(self.named_buffers()):
+            setattr(self, name, buffer.to(dtype).to(device, stored_as(device, dtype)))
+
+    def features(self, pyramid: dict[int, Tensor], regions: list[Tensor], level: Tensor) -> Tensor:
+        """fc6 after ReLU (R, F) of all regions of the batch, image after image, in the model's precision.
+
+        ``level`` (R,): the pyramid level of each, on the CPU: sorting regions by it waits for no GPU."""
         every = torch.cat(regions)
         image = torch.cat([torch.full((len(r),), i, device=r.device) for i, r in enumerate(regions)])
-        level = pyramid_level(every)
         bins, samples = self.config.pooler_resolution, self.config.sampling_ratio
         scales = self.config.pooler_scales
-        if len(pyramid) == 1:  # every region of a grid reads one level: no need to wait for the device to say so
+        if len(pyramid) == 1:
             ((number, level_map),) = pyramid.items()
             pooled = roi_align(level_map, every, image, scales[number - FINEST], bins, samples)
             return self.fc6(pooled)
         some = next(iter(pyramid.values()))
         pooled = some.new_empty(len(every), bins, bins, some.shape[1])
         for number, level_map in pyramid.items():
-            here = (level == number).nonzero().squeeze(1)
+            here = (level == number).nonzero().squeeze(1).to(every.device, non_blocking=True)
             if len(here):
                 scale = scales[number - FINEST]
                 pooled[here] = roi_align(level_map, every[here], image[here], scale, bins, samples)
@@ -113,9 +119,9 @@ class BoxHead(nn.Module):
 
     def fc6(self, pooled: Tensor) -> Tensor:
         """fc6 after ReLU (R, F) of pooled regions (R, P, P, D)."""
-        return F.linear(pooled.flatten(1), self.fc6_weight, self.fc6_bias).relu_()
+        return linear(pooled.flatten(1), self.fc6_weight, self.fc6_bias).relu_()
 
     def class_logits(self, fc6: Tensor) -> Tensor:
         """Logits (R, classes) float32 from fc6 (R, F)."""
-        fc7 = F.linear(fc6, self.fc7_weight, self.fc7_bias).relu_()
-        return F.linear(fc7, self.cls_weight, self.cls_bias).float()
+        fc7 = linear(fc6, self.fc7_weight, self.fc7_bias).relu_()
+        return linear(fc7, self.cls_weight, self.cls_bias).float()

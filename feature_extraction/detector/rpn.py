@@ -33,8 +33,15 @@ class RPN(nn.Module):
         for i, (stride, size) in enumerate(zip(config.anchor_strides, config.anchor_sizes, strict=True)):
             self.register_buffer(f"base{i}", base_anchors(stride, size, config.anchor_ratios), persistent=False)
 
-    def forward(self, pyramid: dict[int, Tensor], size: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
-        """(proposals, objectness) of every image of the batch; ``size`` is (H, W) of the padded image."""
+    def place(self, device: torch.device, dtype: torch.dtype, *, tf32: bool) -> None:
+        """Anchors on ``device``; they stay float32. The convolutions are placed by themselves."""
+        for i in range(len(self.config.anchor_strides)):
+            setattr(self, f"base{i}", getattr(self, f"base{i}").to(device))
+
+    def forward(self, pyramid: dict[int, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """(proposals (B, M, 4), objectness (B, M)), best first; ``size`` is (H, W) of the padded image.
+
+        M is the same for all images; where fewer proposals are left of one, the last rows have objectness -1."""
         levels = [pyramid[level] for level in sorted(pyramid)]
         levels.append(coarsest_rpn_level(levels[-1]))
         predictions = []
@@ -44,7 +51,8 @@ class RPN(nn.Module):
             batch, _, width, _ = y.shape
             objectness = y[..., :a].reshape(batch, -1).sigmoid()
             predictions.append((objectness, y[..., a:].reshape(batch, -1, 4), width))
-        return [self._select(predictions, image, size) for image in range(len(levels[0]))]
+        selected = [self._select(predictions, image, size) for image in range(len(levels[0]))]
+        return torch.stack([p for p, _ in selected]), torch.stack([o for _, o in selected])
 
     def _select(
         self, predictions: list[tuple[Tensor, Tensor, int]], image: int, size: tuple[int, int]
@@ -55,7 +63,7 @@ class RPN(nn.Module):
             score, index = objectness[image].topk(min(most, objectness.shape[1]))
             base: Tensor = getattr(self, f"base{i}")
             anchors = anchor_boxes(index, base, self.config.anchor_strides[i], width)
-            proposal = box_ops.clip(box_ops.decode(deltas[image, index], anchors), size)
+            proposal = box_ops.clip(box_ops.decode_deltas(deltas[image, index], anchors), size)
             w, h = box_ops.sides(proposal)
             big = (w >= recipe.RPN_MIN_SIDE) & (h >= recipe.RPN_MIN_SIDE)
             pad = most - len(score)  # small levels have fewer anchors; equal lengths make one suppression of all
@@ -63,9 +71,9 @@ class RPN(nn.Module):
             scores.append(F.pad(score, (0, pad)))
             valid.append(F.pad(big, (0, pad)))
         proposals, scores_, valid_ = torch.stack(boxes), torch.stack(scores), torch.stack(valid)
-        keep = box_ops.suppress(proposals, valid_, self.config.rpn_nms_iou)
+        keep = box_ops.nms(proposals, valid_, self.config.rpn_nms_iou)
         keep &= keep.cumsum(1) <= self.config.post_nms_top_n
-        proposals, scores_ = proposals[keep], scores_[keep]
-        score, best = scores_.sort(descending=True, stable=True)
+        # what was suppressed comes last: no waiting for a GPU to say how many are left
+        score, best = torch.where(keep, scores_, -1.0).flatten().sort(descending=True, stable=True)
         most = self.config.fpn_post_nms_top_n
-        return proposals[best[:most]], score[:most]
+        return proposals.flatten(0, 1)[best[:most]], score[:most]

@@ -87,7 +87,7 @@ bits of the published ``float32_image -= float64_mean``, in a quarter of the tim
 def resize_for_grid(rgb: Pixels, imsize: int | None = None) -> npt.NDArray[np.float32]:
     """Network input for the grid features: (H', W', 3) float32, BGR minus mean, resized frame.
 
-    ``rgb``: (H, W, 3) uint8 or float32, as ``decode`` gives it. Raises ImageError for an image too narrow.
+    ``rgb``: (H, W, 3) uint8 or float32, as ``decode_image`` gives it. Raises ImageError for an image too narrow.
     """
     height, width = network_size_grid(rgb.shape[0], rgb.shape[1], imsize)
     with _opencv():
@@ -98,7 +98,7 @@ def resize_for_grid(rgb: Pixels, imsize: int | None = None) -> npt.NDArray[np.fl
 def resize_for_boxes(rgb: Pixels) -> tuple[npt.NDArray[np.float32], float]:
     """Network input for the box features: (Hpad, Wpad, 3) float32, BGR minus mean, resized frame; scale s.
 
-    ``rgb``: (H, W, 3) uint8 or float32, as ``decode`` gives it. A box of the resized frame divided by s is in
+    ``rgb``: (H, W, 3) uint8 or float32, as ``decode_image`` gives it. A box of the resized frame divided by s is in
     pixels of the original. Raises ImageError for an image too narrow.
     """
     (height, width), padded_size, scale = network_size_boxes(rgb.shape[0], rgb.shape[1])

@@ -19,6 +19,7 @@ from typing import Any
 import h5py
 
 from ..errors import StoreError
+from ..names import json_printable
 from . import files, store
 from .check import ArrayReader
 from .journal import Arrays, Damaged, checksum, journals
@@ -186,7 +187,7 @@ class Assembly:
 
     def _report(self, outcome: Outcome) -> None:
         report = {"output": self.output.name, "images": outcome.images, "failed": outcome.failed}
-        text = json.dumps({**report, **self.identity, **self.notes}, indent=1, ensure_ascii=False)
+        text = json_printable(json.dumps({**report, **self.identity, **self.notes}, indent=1, ensure_ascii=False))
         files.atomic_write(store.report_path(self.output), text + "\n")
 
 

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 
 class FileStamp(NamedTuple):
-    """What a folder says of an image file without opening it."""
+    """What tells, without reading a file, whether it is still the one that was read."""
 
     path: str
-    """Absolute path, links resolved; bytes that are not UTF-8 written ``\\xNN``."""
+    """Absolute path, links resolved; control characters and bytes that are not UTF-8 written ``\\xNN``."""
     size: int
-    """Bytes."""
+    """Bytes; -1 where the file cannot be asked (removed, forbidden)."""
     mtime_ns: int
-    """Modification time, nanoseconds since 1970."""
+    """Modification time, nanoseconds since 1970; -1 where the file cannot be asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Source:
     """One image file as it was read."""
 
     path: str
-    """Absolute path, links resolved; bytes that are not UTF-8 written ``\\xNN``."""
+    """Absolute path, links resolved; control characters and bytes that are not UTF-8 written ``\\xNN``."""
     size: int
     """Bytes."""
     mtime_ns: int

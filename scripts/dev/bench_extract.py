@@ -17,19 +17,24 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import skimage.data
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
-from feature_extraction.config import ExtractConfig
-from feature_extraction.detector import build as engines
-from feature_extraction.extract import Task, compute, prepare
+from feature_extraction.config import PRECISIONS, SPECS, Grid, Spec
+from feature_extraction.detector.build import Detector, choose_device, device_name, load_detector
+from feature_extraction.detector.files import CheckpointFiles, find_checkpoint
+from feature_extraction.features import Arrays, Computation, NetworkInput, computation_of, compute
+from feature_extraction.images.decode import decode_image
 from feature_extraction.progress import Clock
-from feature_extraction.storage.journal import PartWriter
+from feature_extraction.storage.journal import JournalWriter
 
 
 def unit_seconds(device: torch.device) -> float:
@@ -59,66 +64,95 @@ def peak_memory(device: torch.device) -> str:
     return f"{host:.2f} GB host, {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB device"
 
 
+@dataclass(frozen=True)
+class Bench:
+    """What is measured: one photograph, decoded, computed and written again and again, in batches."""
+
+    detector: Detector
+    photograph: bytes
+    """A JPEG."""
+    batch_size: int
+    rounds: int
+
+    def inputs(self, computation: Computation) -> list[NetworkInput]:
+        """A batch, decoded and resized."""
+        return [
+            computation.network_input(decode_image(Image.open(io.BytesIO(self.photograph))))
+            for _ in range(self.batch_size)
+        ]
+
+    def round(self, computation: Computation, clock: Clock, journal: JournalWriter) -> Arrays:
+        """One batch from bytes to disk; the first image's features."""
+        with clock("decode"):
+            inputs = self.inputs(computation)
+        results = compute(self.detector, computation, inputs, clock)
+        with clock("write"):
+            for number, result in enumerate(results):
+                assert isinstance(result, dict), result
+                journal.add(str(number), result, None, "benchmark")
+            journal.sync()
+        first = results[0]
+        assert isinstance(first, dict)
+        return first
+
+    def run(self, spec: Spec) -> str:
+        """The lines to quote for one kind of features."""
+        computation, clock, device = computation_of(spec), Clock(), self.detector.device
+        units, seconds = [], []
+        with tempfile.TemporaryDirectory() as folder, closing(JournalWriter(Path(folder), 0, 1)) as journal:
+            features = self.round(computation, Clock(), journal)["features"]  # warm-up
+            for _ in range(self.rounds):
+                units.append(unit_seconds(device))
+                seconds.append(timed(lambda: self.round(computation, clock, journal), device) / self.batch_size)
+        unit, each = statistics.median(units), statistics.median(seconds)
+        count = self.rounds * self.batch_size
+        stages = ", ".join(f"{stage} {1e3 * s / count:.1f} ms" for stage, s in clock.seconds.items())
+        return (
+            f"{spec.name}: {1 / each:.3f} images/s, {each:.3f} s an image = {each / unit:.2f} units of {unit:.3f} s\n"
+            f"    {stages}\n"
+            f"    checksum {float(np.abs(features).sum()):.6g}; peak memory {peak_memory(device)}"
+        )
+
+
+def drift(files: CheckpointFiles, detector: Detector, photograph: bytes) -> float:
+    """Largest difference of grid features from float32's, relative to the largest value."""
+    exact = load_detector(files, engine="native", device=detector.device, precision="float32")
+    grid = computation_of(Grid())
+    inputs = Bench(detector, photograph, 1, 1).inputs(grid)
+    found, expected = (grid_features(one, grid, inputs) for one in (detector, exact))
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def grid_features(detector: Detector, computation: Computation, inputs: list[NetworkInput]) -> NDArray[np.float32]:
+    """Grid features of one image."""
+    (result,) = compute(detector, computation, inputs, Clock())
+    assert isinstance(result, dict), result
+    return result["features"]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint_dir", type=Path, default=ExtractConfig.checkpoint_dir)
+    parser.add_argument("--checkpoint_dir", type=Path)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", choices=list(engines.PRECISIONS), default="float32")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--batch_size", type=int, default=1)
-    parser.add_argument("--kind", choices=["grid", "boxes"], action="append", help="both if left out")
+    parser.add_argument("--kind", choices=list(SPECS), action="append", help="both if left out")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    device = engines.choose_device(args.device)
-    files = engines.find_checkpoint(args.checkpoint_dir)
-    engine = engines.load(files, "native", device, args.precision)
+    device, files = choose_device(args.device), find_checkpoint(args.checkpoint_dir)
+    detector = load_detector(files, engine="native", device=device, precision=args.precision)
     encoded = io.BytesIO()
     Image.fromarray(skimage.data.coffee()).save(encoded, "JPEG", quality=95)
-    cpu = f"CPU, {torch.get_num_threads()} threads"
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
-    setting = f"{args.precision}; batch {args.batch_size}; median of {args.rounds} rounds"
-    print(f"{name}; PyTorch {torch.__version__}; {setting}")
-    for kind in args.kind or ["grid", "boxes"]:
-        task = Task(kind, 8, 36, None, False, "proper", args.batch_size)
-        clock = Clock()
-        units, seconds = [], []
-        with tempfile.TemporaryDirectory() as folder:
-            writer = PartWriter(Path(folder), 0, 1)
-
-            def round_(task: Task = task, clock: Clock = clock, writer: PartWriter = writer) -> Any:
-                with clock("decode"):
-                    inputs = []
-                    for i in range(args.batch_size):
-                        encoded.seek(0)
-                        inputs.append(prepare(Image.open(encoded), str(i), task))
-                results = compute(engine, inputs, task, clock)
-                with clock("write"):
-                    for item, result in zip(inputs, results, strict=True):
-                        assert isinstance(result, dict)
-                        writer.add(item.id, result)
-                    writer.sync()
-                return results[0]
-
-            features = round_()["features"]  # warm-up
-            clock.seconds.clear()
-            for _ in range(args.rounds):
-                units.append(unit_seconds(device))
-                seconds.append(timed(round_, device) / args.batch_size)
-            writer.close()
-        unit, each = statistics.median(units), statistics.median(seconds)
-        count = args.rounds * args.batch_size
-        stages = ", ".join(f"{stage} {1e3 * s / count:.1f} ms" for stage, s in clock.seconds.items())
-        speed = f"{1 / each:.3f} images/s, {each:.3f} s an image"
-        print(f"{kind}: {speed} = {each / unit:.2f} units of {unit:.3f} s\n    {stages}")
-        drift = ""
-        if args.precision != "float32" and kind == "grid":
-            exact = engines.load(files, "native", device, "float32")
-            (expected,) = compute(exact, [prepare(skimage.data.coffee(), "0", task)], task, Clock())
-            (found,) = compute(engine, [prepare(skimage.data.coffee(), "0", task)], task, Clock())
-            assert isinstance(expected, dict)
-            assert isinstance(found, dict)
-            worst = np.abs(found["features"] - expected["features"]).max() / np.abs(expected["features"]).max()
-            drift = f"; drift from float32: {worst:.1e} of the largest value"
-        print(f"    checksum {float(np.abs(features).sum()):.6g}; peak memory {peak_memory(device)}{drift}")
+    where = device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    synthetic = "; SYNTHETIC weights" if detector.synthetic else ""
+    setting = f"{args.precision}; batch {args.batch_size}; median of {args.rounds} rounds{synthetic}"
+    print(f"{where}; PyTorch {torch.__version__}; {setting}")
+    bench = Bench(detector, encoded.getvalue(), args.batch_size, args.rounds)
+    for kind in args.kind or SPECS:
+        print(bench.run(SPECS[kind]()))
+    if args.precision != "float32":
+        moved = drift(files, detector, encoded.getvalue())
+        print(f"drift of grid features from float32: {moved:.1e} of the largest value")
     return 0
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write every lock file from the direct pins in pyproject.toml (``make lock``).
+"""Write every lock file from the exact pins in pyproject.toml's extras (``make lock``).
 
     constraints.txt                 all versions, for `make setup` on any Linux machine
     docker/requirements-cpu.txt     the cpu image, with SHA-256 of every file
@@ -38,7 +38,7 @@ HEADER: Final = "# Written by `make lock` from pyproject.toml; do not edit.\n"
 
 
 def compiled(*arguments: str) -> str:
-    """What ``uv pip compile`` prints for these arguments."""
+    """What ``uv pip compile`` prints for these arguments; of pyproject.toml, the extras that are named."""
     command = [
         sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate",
         "--no-emit-find-links", "--no-emit-index-url", *arguments,
@@ -72,7 +72,8 @@ def write(name: str, lines: list[str], title: str) -> None:
 
 def main() -> None:
     one = ("--fork-strategy", "fewest")  # one version of each for every Python, here as in the images
-    versions = compiled("pyproject.toml", "--extra", "dev", "--python-version", "3.11", "--universal", *one)
+    project = ("pyproject.toml", "--extra", "exact")
+    versions = compiled(*project, "--extra", "dev", "--python-version", "3.11", "--universal", *one)
     write("constraints.txt", versions.strip().splitlines(), "Every version, direct and transitive.")
 
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
@@ -82,11 +83,11 @@ def main() -> None:
             "--generate-hashes", "--python-version", IMAGE_PYTHON,
             "--python-platform", "x86_64-unknown-linux-gnu", "--constraint", constraints.name,
         )  # fmt: skip
-        everything = entries(compiled("pyproject.toml", "--extra", "image-reference", *image))
-        reference = set(everything) - set(entries(compiled("pyproject.toml", *image)))
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        everything = entries(compiled(*project, "--extra", "image-reference", *image))
+        reference = set(everything) - set(entries(compiled(*project, *image)))
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         with tempfile.NamedTemporaryFile("w", suffix=".in") as wanted:
-            wanted.write("\n".join(project["optional-dependencies"]["image-build"]))
+            wanted.write("\n".join(extras["image-build"]))
             wanted.flush()
             build = entries(compiled(wanted.name, *image))
 

@@ -4,29 +4,21 @@
 
 Features made with it have the right shapes, cost and arithmetic but carry no meaning. Every tensor is drawn from its
 own name, so anybody anywhere makes the same file; the golden outputs in tests/data were computed with these weights.
-
-With n = standard normal and u = uniform numbers, float32, of numpy's default generator seeded by CRC-32 of the name:
-
-    frozen batch norm   running_mean, bias: 0.1 n     weight: 1 + 0.1 n (a quarter of it in bn3)
-                        running_var: 0.75 + 0.5 u, u drawn after n (7000 times that in the stem)
-    other biases        0.05 n
-    other weights       (n - mean of n over the fan-in) * sqrt(gain / fan-in)
+The rules are in feature_extraction/detector/synthetic.py, which also recognises such weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import zlib
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from feature_extraction.detector.checkpoint import expected_tensors
 from feature_extraction.detector.config import read_config
+from feature_extraction.detector.synthetic import tensor
 
 X152_CONFIG: Final = """\
 # The values of the published detectron_config.yaml that decide the features.
@@ -46,32 +38,12 @@ MODEL:
     POOLER_SAMPLING_RATIO: 2
     MLP_HEAD_DIM: 2048
     NUM_CLASSES: 1601
+    FEATURE_EXTRACTOR: FPN2MLPFeatureExtractor
+    PREDICTOR: FPNPredictor
+    RETURN_FC_FEATS: true
 """
-GAINS: Final = {"cls_logits": 1.0, "rpn.head.bbox_pred": 0.5, "cls_score": 8.0, "predictor.bbox_pred": 0.2}
-"""Where the gain is not 2: chosen so that objectness, boxes and classes spread as a trained network's do."""
 SOURCE_FILE: Final = "SYNTHETIC"
 """A file of this name beside the weights says that they are not the published ones."""
-
-
-def tensor(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The weights called ``name``, float32 of ``shape``."""
-    generator = np.random.default_rng(zlib.crc32(name.encode()))
-    n = generator.standard_normal(shape, dtype=np.float32)
-    parts = name.split(".")
-    if parts[-2] == "1" or "bn" in parts[-2]:
-        if parts[-1] == "running_var":
-            spread = np.float32(0.75) + np.float32(0.5) * generator.random(shape, dtype=np.float32)
-            return spread * np.float32(7000) if "stem" in parts else spread
-        if parts[-1] == "weight":
-            return np.float32(0.25 if parts[-2] == "bn3" else 1) * (1 + np.float32(0.1) * n)
-        return np.float32(0.1) * n
-    if parts[-1] == "bias":
-        return np.float32(0.05) * n
-    fan_in = int(np.prod(shape[1:]))
-    mean = n.reshape(len(n), -1).mean(axis=1, dtype=np.float64).astype(np.float32)
-    gain = next((value for part, value in GAINS.items() if part in name), 2.0)
-    centred: NDArray[np.float32] = n - mean.reshape(-1, *[1] * (n.ndim - 1))
-    return centred * np.float32(np.sqrt(gain / fan_in))
 
 
 def write(folder: Path, config: str = X152_CONFIG) -> None:

@@ -14,189 +14,116 @@ Exit codes: 0 everything is there, 1 something is not (each reason is printed), 
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from feature_extraction import catalog
-from feature_extraction.errors import UnknownName
-from scripts.download.fetch import FetchError, Item, LockFile, Patience, Stopped, fetch, remote_version, size_in
-from scripts.download.unpack import ArchiveError, unpack
+from feature_extraction.errors import DownloadError, UnknownName
+from feature_extraction.names import printable
+
+from .ensure import ensure
+from .fetch import Download, ask
+from .files import existing, room
+from .part import remove_leftovers
+from .plan import Plan, nlvr2
+from .policy import RetryPolicy, Run, Stopped
+from .record import LockFile
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-# archive -> the folder in it that holds the images, and where that folder belongs below the data set's root
-UNPACKED: Final = {
-    **{f"COCO/{s.folder}.zip": (s.folder, f"images/{s.folder}") for s in catalog.COCO.splits},
-    "VG/images.zip": ("VG_100K", "images/VG_100K"),
-    "VG/images2.zip": ("VG_100K_2", "images/VG_100K_2"),
-    "GQA/images.zip": ("images", "images"),
-}
-NLVR2_HELP: Final = """\
-NLVR2's images cannot be downloaded by a program: the NLVR project gives them to whoever fills in its form, which its
-page at https://lil.nlp.cornell.edu/nlvr/ links to. With the link that comes by mail:
-  1. download train_img.zip, dev_img.zip and test1_img.zip and unpack them
-  2. bring the PNG files below {images}/train, {images}/dev and {images}/test1 (sub-folders are fine),
-     or leave them where they are, in folders train, dev and test1, and say where:
-     python -m scripts.download images nlvr2 --nlvr2 FOLDER"""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One file to have, and for an archive where its content belongs."""
-
-    item: Item
-    top: str = ""
-    destination: Path | None = None
-
-    def there(self) -> bool:
-        if self.destination is not None:
-            return self.destination.is_dir() and any(self.destination.iterdir())
-        return self.item.path.is_file()
-
-
-def source(url: str, key: str, base_url: str | None) -> str:
-    """The address of a file, or its place at a mirror or in a local folder."""
-    if base_url is None:
-        return url
-    if "://" in base_url:
-        return f"{base_url.rstrip('/')}/{key}"
-    folder = Path(base_url).resolve()
-    found = next((p for p in (folder / key, folder / Path(key).name) if p.is_file()), folder / key)
-    return found.as_uri()
-
-
-def plan(args: argparse.Namespace) -> Iterator[Wanted]:
-    """Every file that the command line asks for."""
-    sums = dict(args.sha256)
-
-    def item(key: str, url: str, path: Path) -> Item:
-        return Item(key, source(url, key, args.base_url), path, sums.pop(key, None) or sums.pop(Path(key).name, None))
-
-    if args.what == "checkpoint":
-        for name, url in catalog.CHECKPOINT_URLS.items():
-            yield Wanted(item(name, url, args.checkpoint_dir / name))
-    elif args.what == "pretrained":
-        name = catalog.PRETRAINED_URL.rpartition("/")[2]
-        yield Wanted(item(f"x-lxmert/{name}", catalog.PRETRAINED_URL, args.datasets / "x-lxmert" / name))
-    for data in (catalog.data_set(name) for name in args.sets):
-        if args.what == "features":
-            for split in data.splits:
-                for kind in catalog.KINDS:
-                    path = data.features_file(args.published / data.folder, split, kind)
-                    key = f"{data.published_folder}/{path.name}"
-                    yield Wanted(item(key, f"{catalog.FEATURES_BASE_URL}/{key}", path))
-        elif args.what == "images":
-            for url in catalog.IMAGE_ARCHIVE_URLS[data.name]:
-                key = f"{data.folder}/{url.rpartition('/')[2]}"
-                top, below = UNPACKED[key]
-                root = args.datasets / data.folder
-                yield Wanted(item(key, url, root / "archives" / Path(key).name), top, root / below)
-    if sums:
-        raise FetchError(f"--sha256 names {', '.join(sums)}, which is not among the files asked for")
-
-
-def nlvr2(args: argparse.Namespace) -> str | None:
-    """Check NLVR2's images, or accept a folder of them; returns what is lacking."""
-    data = catalog.NLVR2
-    images = args.datasets / data.folder / "images"
-    if args.nlvr2 is not None:
-        given = args.nlvr2.resolve()
-        missing = [s.folder for s in data.splits if not (given / s.folder).is_dir()]
-        if missing:
-            return f"{given} has no folder {', '.join(missing)}; it should hold train, dev and test1"
-        if images.exists() and images.resolve() != given:
-            return f"{images} is there already: move it away, or leave --nlvr2 out"
-        if not images.exists():
-            images.parent.mkdir(parents=True, exist_ok=True)
-            images.symlink_to(given)
-    lacking = []
-    for split in data.splits:
-        found = sum(1 for _ in data.images_dir(images.parent, split).rglob(data.pattern))
-        print(f"nlvr2 {split.name}: {found} of {split.images} images in {images / split.folder}")
-        if found < split.images:
-            lacking.append(f"{split.name}: {found} of {split.images}")
-    return f"nlvr2: images are lacking ({'; '.join(lacking)})\n{NLVR2_HELP.format(images=images)}" if lacking else None
-
 
 class Progress:
-    """One line of totals: rewritten on a terminal, once a minute in a log."""
+    """One line of totals: rewritten on a terminal, once a minute in a log. Other lines go through ``say``."""
 
-    def __init__(self, wanted: Sequence[Wanted], total: int | None) -> None:
-        self.wanted, self.total = wanted, total
-        self.ended = threading.Event()
+    def __init__(self) -> None:
+        self.downloads: Sequence[Download] = ()
+        self.total: int | None = None
         self.terminal = sys.stderr.isatty()
-        self.thread = threading.Thread(target=self._show, daemon=True)
+        self._ended = threading.Event()
+        self._guard = threading.Lock()
+        self._thread = threading.Thread(target=self._show, daemon=True)
+
+    def begin(self, downloads: Sequence[Download], total: int | None) -> None:
+        self.downloads, self.total = downloads, total
+        self._thread.start()
 
     def __enter__(self) -> Progress:
-        self.thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self.thread.join()
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def say(self, text: str) -> None:
+        """A line on stderr, where the line of totals makes room for it."""
+        with self._guard:
+            print(("\r\033[K" if self.terminal else "") + text, file=sys.stderr, flush=True)
+
+    def result(self, text: str) -> None:
+        """A line on stdout."""
+        with self._guard:
+            if self.terminal:
+                print("\r\033[K", end="", file=sys.stderr, flush=True)
+            print(text, flush=True)
 
     def line(self, begin: int, now: int, seconds: float) -> str:
         rate = (now - begin) / max(seconds, 1e-9)
-        text = (
-            f"{now / 1e9:.2f}" + (f" of {self.total / 1e9:.2f}" if self.total else "") + f" GB, {rate / 1e6:.1f} MB/s"
-        )
+        of_total = f" of {self.total / 1e9:.2f}" if self.total else ""
+        text = f"{now / 1e9:.2f}{of_total} GB, {rate / 1e6:.1f} MB/s"
         if self.total and rate > 0:
             left = max(self.total - now, 0) / rate
             text += f", {left // 3600:.0f} h {left % 3600 // 60:02.0f} min left"
         return text
 
     def _show(self) -> None:
-        begin, start = sum(w.item.arrived() for w in self.wanted), time.monotonic()
-        while not self.ended.wait(1 if self.terminal else 60):
-            text = self.line(begin, sum(w.item.arrived() for w in self.wanted), time.monotonic() - start)
-            print(f"\r{text:<70}" if self.terminal else text, end="" if self.terminal else "\n", file=sys.stderr)
+        begin, start = self._arrived(), time.monotonic()
+        while not self._ended.wait(1 if self.terminal else 60):
+            text = self.line(begin, self._arrived(), time.monotonic() - start)
+            with self._guard:
+                print(f"\r\033[K{text}" if self.terminal else text, end="" if self.terminal else "\n", file=sys.stderr)
         if self.terminal:
-            print("\r" + " " * 70 + "\r", end="", file=sys.stderr)
+            print("\r\033[K", end="", file=sys.stderr)
+
+    def _arrived(self) -> int:
+        return sum(download.arrived() for download in self.downloads)
 
 
-def sizes_and_room(wanted: Sequence[Wanted], patience: Patience, jobs: int) -> int | None:
-    """Ask every server for its file's size; the total, or None where one does not say. Raises FetchError if there
+def sizes_and_room(downloads: Sequence[Download], run: Run, jobs: int) -> int | None:
+    """Ask every server for its file's size; the total, or None where one does not say. Raises DownloadError if there
     is no room for what is to come."""
+    if downloads:
+        run.say(f"asking for the size of {len(downloads)} file{'s' * (len(downloads) > 1)}")
     with ThreadPoolExecutor(jobs) as pool:
-        sizes = list(pool.map(lambda w: size_in(remote_version(w.item.url, patience)), wanted))
+        answers = list(pool.map(lambda download: ask(download.url, run), downloads))
+    run.check("download")
     need: dict[int, int] = {}
     where: dict[int, Path] = {}
-    for w, size in zip(wanted, sizes, strict=True):
-        print(f"{w.item.key}: {'size unknown' if size is None else f'{size / 1e9:.3f} GB'} from {w.item.url}")
-        folder = next(p for p in w.item.path.parents if p.is_dir())
+    for download, (version, why) in zip(downloads, answers, strict=True):
+        size = "size unknown" + (f" ({why})" if why else "")
+        if version.size is not None:
+            size = f"{version.size / 1e9:.3f} GB"
+        print(f"{printable(download.key)}: {size} from {download.source}", flush=True)
+        folder = existing(download.path.parent)
         device = folder.stat().st_dev
         where[device] = folder
         # an archive and what it unpacks to lie side by side for a while
-        need[device] = need.get(device, 0) + ((2 if w.destination else 1) * (size or 0) - w.item.arrived())
+        to_come = (2 if download.destination else 1) * (version.size or 0) - download.arrived()
+        need[device] = need.get(device, 0) + max(to_come, 0)
     for device, bytes_needed in need.items():
-        room = shutil.disk_usage(where[device]).free
-        if bytes_needed > room:
-            raise FetchError(
-                f"{bytes_needed / 1e9:.1f} GB are needed in {where[device]}, {room / 1e9:.1f} GB are free: "
-                "make room, or DATASETS=folder"
+        if bytes_needed > (free := room(where[device])):
+            raise DownloadError(
+                f"{bytes_needed / 1e9:.1f} GB are needed in {printable(where[device])}, {free / 1e9:.1f} GB are free: "
+                "make room, or choose another folder: DATASETS=folder"
             )
+    sizes = [version.size for version, _ in answers]
     return None if None in sizes else sum(size or 0 for size in sizes)
-
-
-def have(wanted: Wanted, lock: LockFile, patience: Patience, keep: bool, stopping: threading.Event) -> str:
-    """Have one file, or the content of one archive. Raises FetchError or ArchiveError."""
-    done = fetch(wanted.item, lock, patience, stopping)
-    if wanted.destination is None:
-        return f"{wanted.item.path}: {done}"
-    wanted.destination.parent.mkdir(parents=True, exist_ok=True)
-    files = unpack(wanted.item.path, wanted.top, wanted.destination)
-    if not keep:
-        wanted.item.path.unlink()
-    return f"{wanted.destination}: {files} files unpacked ({done})"
 
 
 def sum_of(text: str) -> tuple[str, str]:
@@ -204,6 +131,13 @@ def sum_of(text: str) -> tuple[str, str]:
     if len(digest) != 64 or set(digest.lower()) - set("0123456789abcdef"):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=SHA-256 (64 hexadecimal digits)")
     return name, digest.lower()
+
+
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= 86400:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 86400 seconds")
+    return value
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -217,8 +151,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sha256", type=sum_of, action="append", default=[], metavar="NAME=HEX")
     parser.add_argument("--lock", type=Path, default=ROOT / "downloads.lock.json")
     parser.add_argument("--jobs", type=int, default=4, help="files at once (%(default)s)")
-    parser.add_argument("--tries", type=int, default=Patience.tries, help="without a new byte (%(default)s)")
-    parser.add_argument("--first-wait", type=float, default=Patience.first_wait, help="seconds (%(default)s)")
+    parser.add_argument("--tries", type=int, default=RetryPolicy.tries, help="without a new byte (%(default)s)")
+    parser.add_argument("--first-wait", type=float, default=RetryPolicy.first_wait, help="seconds (%(default)s)")
+    parser.add_argument(
+        "--timeout", type=seconds, default=RetryPolicy.silence,
+        help="seconds after which a server that says nothing is given up, all tries together (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--keep-archives", action="store_true", help="leave the .zip files after unpacking")
     parser.add_argument("--nlvr2", type=Path, metavar="FOLDER", help="NLVR2's images: folders train, dev, test1")
     args = parser.parse_args(argv)
@@ -237,46 +175,72 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(argv)
-    patience = Patience(tries=args.tries, first_wait=args.first_wait)
-    stopping = threading.Event()
+    run = Run(RetryPolicy(tries=args.tries, first_wait=args.first_wait, silence=args.timeout))
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, lambda *_: run.stopping.set())
     problems: list[str] = []
     try:
-        wanted = list(plan(args))
-        todo = [w for w in wanted if not w.there() or (w.destination is None and not is_accepted(w, args.lock))]
-        for w in wanted:
-            if w not in todo:
-                print(f"{w.destination or w.item.path}: is there")
-        lock = LockFile(args.lock)
-        total = sizes_and_room([w for w in todo if not w.item.path.is_file()], patience, args.jobs)
-        with Progress(todo, total), ThreadPoolExecutor(args.jobs) as pool:
-            for future in [pool.submit(have, w, lock, patience, args.keep_archives, stopping) for w in todo]:
-                try:
-                    print(future.result(), flush=True)
-                except Stopped:
-                    pass
-                except (FetchError, ArchiveError, OSError) as error:
-                    problems.append(str(error))
-    except FetchError as error:
+        with Progress() as progress:
+            run.say = progress.say
+            problems += download_all(Plan(args).downloads, args, run, progress)
+    except Stopped:
+        pass
+    except (DownloadError, OSError) as error:
         problems.append(str(error))
-    if args.what == "images" and "nlvr2" in args.sets and (lacking := nlvr2(args)):
+    if args.what == "images" and "nlvr2" in args.sets and (lacking := nlvr2(args.datasets, args.nlvr2)):
         problems.append(lacking)
     for problem in problems:
         print(f"download: {problem}", file=sys.stderr)
-    if stopping.is_set():
+    if run.stopping.is_set():
         print("download: stopped; what has arrived is kept, the same command continues", file=sys.stderr)
         return 130
+    if not problems and (following := next_step(args)):
+        print(f"next: {following}")
     return 1 if problems else 0
 
 
-def is_accepted(wanted: Wanted, lock: Path) -> bool:
-    """Whether a file that is there is the one the lock file knows, as far as its size tells, and no other is asked
-    for by --sha256."""
-    entry = LockFile(lock).entry(wanted.item.key)
-    return entry is not None and wanted.item.sha256 is None and wanted.item.path.stat().st_size == entry["size"]
+def download_all(downloads: Sequence[Download], args: argparse.Namespace, run: Run, progress: Progress) -> list[str]:
+    """Have them all; returns why some are not there. Raises DownloadError."""
+    lock = LockFile(args.lock)
+    todo = [download for download in downloads if not is_accepted(download, lock)]
+    for download in downloads:
+        if download not in todo:
+            remove_leftovers(download.path)
+            progress.result(f"{printable(download.destination or download.path)}: is there")
+    total = sizes_and_room([download for download in todo if not download.path.is_file()], run, args.jobs)
+    progress.begin(todo, total)
+    problems: list[str] = []
+    with ThreadPoolExecutor(args.jobs) as pool:
+        futures: list[Future[str]] = [
+            pool.submit(ensure, download, lock, run, keep=args.keep_archives) for download in todo
+        ]
+        for future in futures:
+            try:
+                progress.result(future.result())
+            except Stopped:
+                pass
+            except DownloadError as error:
+                problems.append(str(error))
+    return problems
+
+
+def is_accepted(download: Download, lock: LockFile) -> bool:
+    """Whether it is there, and, where it is one file, is the one that the lock file knows, as far as its size tells,
+    and no other is asked for by --sha256."""
+    if not download.there() or download.destination is not None:
+        return download.there()
+    entry = lock.entry(download.key)
+    return entry is not None and download.sha256 is None and download.path.stat().st_size == entry.size
+
+
+def next_step(args: argparse.Namespace) -> str:
+    """What one may want to do with what is there now."""
+    if args.what == "checkpoint":
+        return "make download-images-coco, then make extract-coco"
+    if args.what == "features":
+        return "make verify"
+    return ", ".join(f"make extract-{name}" for name in args.sets)  # of the pretrained weights nothing follows
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("LC_ALL", "C")  # curl's messages in one language
     sys.exit(main())

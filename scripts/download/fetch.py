@@ -1,62 +1,48 @@
 """Download one file whole, or leave nothing at its name. curl does the transfer; this module decides what comes next.
 
 curl, because it is on every machine, is cared for like few programs, and already does what is easily got wrong:
-resuming, redirects, proxies, certificates, stalled lines. No HTTP is spoken here. What curl cannot know is decided
-here: whether an unfinished part still belongs to the file the server has now, whether to resume or begin again, how
-long to wait, and whether what came is what is wanted. Standard library only.
+redirects, proxies, certificates, protocols. What curl cannot know is decided here: whether what has arrived still
+belongs to the file the server has now, whether to resume or begin anew, how long to wait, and whether what came is
+what is wanted. Standard library only.
 
-    NAME.part        what has arrived          NAME.part.json   of which version of the file
-    NAME             the whole, verified file: appears by renaming, after everything was checked
+Bytes of two versions of a file are never joined. A continuation is asked for with If-Range, its answer has to name the
+same version (ETag or Last-Modified, length) and the very range; before the file is accepted the server is asked once
+more. Where a server says neither, a broken file is begun anew, unless its SHA-256 is known beforehand.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import os
-import shutil
-import subprocess
-import threading
+import itertools
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+from urllib.parse import unquote, urlsplit
 
-MAGIC: Final = {
-    ".h5": (b"\x89HDF\r\n\x1a\n",),
-    ".zip": (b"PK\x03\x04",),
-    ".pth": (b"PK\x03\x04", b"\x80"),  # PyTorch's zip format, or the pickle of its first years
-}
-"""How files of a kind begin; a proxy's error page, sent with status 200, does not begin so."""
+from feature_extraction.errors import DownloadError
+from feature_extraction.names import printable
+
+from .curl import FINAL_EXITS, HTTP_ERROR, Answer, Outcome, Request, Timeouts
+from .files import room, sha256
+from .part import Part
+from .policy import SLOW, Run
+from .record import Known, LockFile
+from .validate import HEAD, announced_too_much, cap, is_cut_short, not_of_its_kind
+from .version import Version
 
 FINAL_STATUS: Final = (400, 401, 403, 404, 405, 406, 410, 451)
 """HTTP answers that another try will not change."""
-FINAL_EXITS: Final = {
-    1: "the protocol of the address, or of a redirect, is not allowed",
-    3: "the address is malformed",
-    23: "writing failed: is the disk full, the folder writable?",
-    37: "the local file cannot be read",
-    47: "too many redirects",
-    60: "the server's certificate is not trusted; a site's own goes into CURL_CA_BUNDLE",
-}
-"""curl's exit codes that another try will not change."""
-CANNOT_RESUME: Final = 33
-MOST_RESTARTS: Final = 2
+ELSEWHERE: Final = "try later, or another source: BASE_URL=mirror or folder"
 
 
-class FetchError(RuntimeError):
-    """A download that ended without its file; the message says what to do."""
-
-
-class Stopped(FetchError):
-    """The user asked to stop; what has arrived is kept."""
+class Contradiction(Exception):
+    """What the server sends does not fit what has arrived: the file is to be begun anew."""
 
 
 @dataclass(frozen=True)
-class Item:
-    """One file to have."""
+class Download:
+    """One file to have, and for an archive where its content belongs."""
 
     key: str
     """Its name in the lock file, and below a mirror's address."""
@@ -64,14 +50,29 @@ class Item:
     path: Path
     sha256: str | None = None
     """Demanded by the user; otherwise the lock file's, otherwise recorded."""
+    top: str = ""
+    """The folder in an archive that holds what is wanted."""
+    destination: Path | None = None
+    """Where that folder's content belongs."""
 
     @property
     def part(self) -> Path:
         return self.path.with_name(self.path.name + ".part")
 
     @property
-    def about_part(self) -> Path:
-        return self.path.with_name(self.path.name + ".part.json")
+    def busy(self) -> Path:
+        """The lock file of the process that is at it."""
+        return self.path.with_name(self.path.name + ".lock")
+
+    @property
+    def name(self) -> str:
+        return printable(self.path.name)
+
+    @property
+    def source(self) -> str:
+        """The address as it may be shown: without a password."""
+        parts = urlsplit(self.url)
+        return printable(self.url.replace(f"{parts.username}:{parts.password}@", "") if parts.password else self.url)
 
     def arrived(self) -> int:
         """Bytes on the disk."""
@@ -80,250 +81,295 @@ class Item:
                 return path.stat().st_size
         return 0
 
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a download is tried. A try that brings new bytes begins the count anew."""
-
-    tries: int = 8
-    first_wait: float = 1.0
-    longest_wait: float = 60.0
-    connect: int = 30
-    stalled: int = 60
-    """Seconds with less than 1 kB/s after which curl gives a connection up."""
-
-    def waits(self) -> Iterator[float]:
-        wait = self.first_wait
-        for _ in range(self.tries - 1):
-            yield wait
-            wait = min(2 * wait, self.longest_wait)
+    def there(self) -> bool:
+        if self.destination is not None:
+            return self.destination.is_dir() and any(self.destination.iterdir())
+        return self.path.is_file()
 
 
-@dataclass
-class LockFile:
-    """SHA-256 and size of every file ever accepted: recorded at first sight, enforced afterwards."""
-
-    path: Path
-    _guard: threading.Lock = field(default_factory=threading.Lock)
-
-    def _read(self) -> dict[str, dict[str, Any]]:
-        if not self.path.is_file():
-            return {}
-        try:
-            entries: dict[str, dict[str, Any]] = json.loads(self.path.read_text())
-            return {key: {"sha256": str(e["sha256"]), "size": int(e["size"])} for key, e in entries.items()}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise FetchError(f"{self.path} is not a lock file ({error}): restore it, or delete it") from error
-
-    def entry(self, key: str) -> dict[str, Any] | None:
-        return self._read().get(key)
-
-    def record(self, key: str, sha256: str, size: int) -> None:
-        with self._guard, self.path.with_name(self.path.name + ".guard").open("w") as guard:
-            fcntl.flock(guard, fcntl.LOCK_EX)
-            entries = {**self._read(), key: {"sha256": sha256, "size": size}}
-            new = self.path.with_name(self.path.name + ".new")
-            new.write_text(json.dumps(dict(sorted(entries.items())), indent=1) + "\n")
-            os.replace(new, self.path)
+def ask(url: str, run: Run) -> tuple[Version, str]:
+    """What the server says of the file it has now, and why it says nothing, if so. Raises DownloadError."""
+    if url.lower().startswith("file:"):
+        return Version.of_file(Path(unquote(urlsplit(url).path))), ""
+    server = run.server(url)
+    if server.unanswered or server.given_up:
+        return Version(), server.given_up or "it did not answer before"
+    server.tried = server.tried or time.monotonic()
+    policy = run.policy
+    with Request(url, run.stopping, _timeouts(policy.connect, policy.stall / 2), head=True) as request:
+        request.run()
+    if request.answer.status:
+        server.spoke(time.monotonic())
+    else:
+        server.reached |= not request.outcome.unreached
+        server.unanswered = True
+    if request.outcome.code:
+        return Version(), request.outcome.said
+    return Version.of(request.answer.headers), ""
 
 
-def sha256_of(path: Path, stopping: threading.Event) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            if stopping.is_set():
-                raise Stopped(f"{path.name}: stopped; what has arrived is kept")
-            digest.update(chunk)
-    return digest.hexdigest()
+def fetch(download: Download, lock: LockFile, run: Run) -> str:
+    """Have the file at its path, whole and verified; says what was done. The caller holds ``download.busy``.
+    Raises DownloadError, OSError."""
+    known = lock.entry(download.key)
+    if known and download.sha256 not in (None, known.sha256):
+        raise DownloadError(
+            f"{download.name}: --sha256 {download.sha256} contradicts {known.sha256} recorded in {printable(lock.path)}"
+        )
+    if download.path.is_file():
+        return verify_present(download, known, lock, run)
+    return _Fetching(download, known, lock, run).to_the_end()
 
 
-def protocols(url: str) -> str:
-    """What an address and its redirects may use: never less than what the address itself uses."""
-    scheme = url.partition(":")[0].lower()
-    return {"https": "=https", "file": "=file"}.get(scheme, "=http,https")
-
-
-def curl(url: str, patience: Patience, *arguments: str) -> list[str]:
-    return [
-        "curl", "--disable", "--globoff", "--silent", "--show-error", "--fail", "--location", "--max-redirs", "5",
-        "--proto", protocols(url), "--proto-redir", protocols(url),
-        "--connect-timeout", str(patience.connect), "--speed-limit", "1024", "--speed-time", str(patience.stalled),
-        *arguments, "--", url,
-    ]  # fmt: skip
-
-
-def remote_version(url: str, patience: Patience) -> dict[str, str]:
-    """Size and validators of the file the server has now, lower-case header names; {} where it does not say."""
-    done = subprocess.run(
-        curl(url, patience, "--head", "--max-time", str(patience.connect + patience.stalled)),
-        text=True, capture_output=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        return {}
-    last = done.stdout.replace("\r", "").strip().split("\n\n")[-1]  # redirects come first
-    headers = {n.strip().lower(): v.strip() for n, colon, v in (li.partition(":") for li in last.split("\n")) if colon}
-    return {n: headers[n] for n in ("content-length", "etag", "last-modified") if headers.get(n)}
-
-
-def size_in(version: dict[str, str]) -> int | None:
-    length = version.get("content-length", "")
-    return int(length) if length.isdigit() else None
-
-
-@contextmanager
-def alone(item: Item) -> Iterator[None]:
-    """Two processes must not write one part."""
-    item.path.parent.mkdir(parents=True, exist_ok=True)
-    with item.about_part.open("a") as mine:
-        try:
-            fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FetchError(f"{item.path.name}: another download of it is running; wait for it") from None
-        yield
-
-
-def keep_or_drop_part(item: Item, version: dict[str, str]) -> None:
-    """A part is continued only if it belongs to the version of the file that the server has now."""
-    try:
-        before = json.loads(item.about_part.read_text())
-    except (OSError, ValueError):
-        before = None
-    size = size_in(version)
-    stale = before != {"url": item.url, **version} or len(version) == 0
-    if item.part.exists() and (stale or (size is not None and item.part.stat().st_size > size)):
-        item.part.unlink()
-    item.about_part.write_text(json.dumps({"url": item.url, **version}))
-
-
-def transfer(item: Item, patience: Patience, stopping: threading.Event) -> tuple[int, int, str]:
-    """One run of curl, continuing the part: exit code, HTTP status, what curl said."""
-    command = curl(
-        item.url, patience, "--continue-at", "-", "--output", str(item.part), "--write-out", "%{http_code}"
-    )  # fmt: skip
-    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        while True:
-            try:
-                out, error = process.communicate(timeout=0.2)
-            except subprocess.TimeoutExpired:
-                if stopping.is_set():
-                    process.terminate()
-                continue
-            status = int(out) if out.isdigit() else 0
-            return process.returncode, status, error.strip().removeprefix("curl: ")
-
-
-def download_part(item: Item, size: int | None, patience: Patience, stopping: threading.Event) -> None:
-    """Make ``item.part`` complete, however often the line breaks. Raises FetchError."""
-    waits, restarts = patience.waits(), 0
-    wait: float | None
-    while size is None or item.arrived() != size:
-        before = item.arrived()
-        code, status, said = transfer(item, patience, stopping)
-        if stopping.is_set():
-            raise Stopped(f"{item.path.name}: stopped; what has arrived is kept")
-        if code == 0 and (size is None or item.arrived() == size):
-            return
-        if code in FINAL_EXITS or status in FINAL_STATUS:
-            why = FINAL_EXITS.get(code, "try later, or another source: BASE_URL=mirror or folder")
-            raise FetchError(f"{item.path.name}: {said or f'HTTP {status}'} ({item.url}): {why}")
-        if status == 416 or code == CANNOT_RESUME or (size is not None and item.arrived() > size):
-            restarts += 1
-            if restarts > MOST_RESTARTS:
-                raise FetchError(
-                    f"{item.path.name}: the server neither continues nor begins anew ({said or f'HTTP {status}'}): "
-                    "try later, or another source: BASE_URL=mirror or folder"
-                )
-            item.part.unlink(missing_ok=True)
-            continue
-        if item.arrived() > before:
-            waits, wait = patience.waits(), patience.first_wait
-        else:
-            wait = next(waits, None)
-        if wait is None:
-            raise FetchError(
-                f"{item.path.name}: given up after {patience.tries} tries without a new byte "
-                f"({said or f'HTTP {status}'}); {item.arrived()} of {size or 'unknown'} bytes are kept: "
-                "the same command continues"
-            )
-        if stopping.wait(wait):
-            raise Stopped(f"{item.path.name}: stopped; what has arrived is kept")
-
-
-def wrong_with(path: Path, item: Item, size: int | None, wanted: str | None, digest: str) -> str | None:
-    """Why the file at ``path`` is not what is wanted, or None."""
-    found = path.stat().st_size
-    if size is not None and found != size:
-        return f"{found} bytes arrived, {size} were expected"
-    starts = MAGIC.get(item.path.suffix)
-    with path.open("rb") as file:
-        head = file.read(16)
-    if starts and not head.startswith(starts):
-        return f"it is no {item.path.suffix} file, it begins with {head!r}: an error page, perhaps"
-    if item.path.suffix == ".yaml" and head.lstrip().startswith(b"<"):
-        return f"it is no configuration, it begins with {head!r}: an error page, perhaps"
-    if wanted is not None and digest != wanted:
-        return f"its SHA-256 is {digest}, expected {wanted}"
-    return None
-
-
-def accept(item: Item, lock: LockFile, known: dict[str, Any] | None, stopping: threading.Event) -> str:
-    """What is said of a file that is at its name already. Raises FetchError if it is another one."""
-    size = item.path.stat().st_size
-    if known and not item.sha256 and size == known["size"]:
+def verify_present(download: Download, known: Known | None, lock: LockFile, run: Run) -> str:
+    """What is said of a file that is at its name already. Raises DownloadError if it is another one."""
+    size = download.path.stat().st_size
+    if known and not download.sha256 and size == known.size:
         return "is there"
-    wanted = item.sha256 or (known["sha256"] if known else None)
-    digest = sha256_of(item.path, stopping)
-    if wrong := wrong_with(item.path, item, None, wanted, digest):
-        raise FetchError(f"{item.path} is there, but {wrong}: move it away and run the same command again")
-    lock.record(item.key, digest, size)
+    wanted = download.sha256 or (known.sha256 if known else None)
+    run.say(f"{download.name}: is there; checking its SHA-256 ({size / 1e9:.3f} GB)")
+    digest = sha256(download.path, lambda: run.check(download.name))
+    if wrong := validate(download.path, download, None, wanted, digest):
+        raise DownloadError(
+            f"{printable(download.path)} is there, but {wrong}: move it away and run the same command again"
+        )
+    lock.record(download.key, digest, size)
     return "was there, verified" if wanted else "was there, SHA-256 recorded"
 
 
-def check_size(item: Item, size: int, known: dict[str, Any] | None, lock: LockFile) -> None:
-    """Raise FetchError if the server's file is not the known one, or does not fit on the disk."""
-    if known and size != known["size"]:
-        raise FetchError(
-            f"{item.path.name}: the server's file has {size} bytes, {lock.path} knows it with "
-            f"{known['size']}: another file; find out which is right before deleting the entry"
-        )
-    room = shutil.disk_usage(item.path.parent).free
-    if size - item.arrived() > room:
-        raise FetchError(
-            f"{item.path.name}: {size - item.arrived()} bytes are to come, {item.path.parent} has room for "
-            f"{room}: make room, or choose another folder"
-        )
+def validate(path: Path, download: Download, size: int | None, wanted: str | None, digest: str) -> str | None:
+    """Why the file at ``path`` is not what is wanted, or None. ``size``: as announced."""
+    found = path.stat().st_size
+    if size is not None and found != size:
+        return f"{found} bytes arrived, {size} were expected"
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if wrong := not_of_its_kind(download.path.suffix, head):
+        return wrong
+    if wanted is not None and digest != wanted:
+        return f"its SHA-256 is {digest}, expected {wanted}"
+    if size is None and wanted is None and is_cut_short(path, download.path.suffix):
+        return "its end is missing, and the server did not say how long it is"
+    return None
 
 
-def fetch(item: Item, lock: LockFile, patience: Patience, stopping: threading.Event) -> str:
-    """Have ``item`` at its path, whole and verified; says what was done. Raises FetchError."""
-    known = lock.entry(item.key)
-    wanted = item.sha256 or (known["sha256"] if known else None)
-    if known and wanted != known["sha256"]:
-        raise FetchError(
-            f"{item.path.name}: --sha256 {item.sha256} contradicts {known['sha256']} recorded in {lock.path}"
-        )
-    if item.path.is_file():
-        return accept(item, lock, known, stopping)
-    with alone(item):
-        while True:
-            version = remote_version(item.url, patience)
-            size = size_in(version)
-            keep_or_drop_part(item, version)
-            if size is not None:
-                check_size(item, size, known, lock)
-            resumed = item.part.exists()
-            download_part(item, size, patience, stopping)
-            digest = sha256_of(item.part, stopping)
-            wrong = wrong_with(item.part, item, size, wanted, digest)
-            if wrong is None:
+class _Fetching:
+    """One file on its way."""
+
+    def __init__(self, download: Download, known: Known | None, lock: LockFile, run: Run) -> None:
+        self.download, self.known, self.lock, self.run = download, known, lock, run
+        self.name = download.name
+        self.local = download.url.lower().startswith("file:")
+        self.server = run.server(download.url)
+        self.wanted = download.sha256 or (known.sha256 if known else None)
+        self.part = Part(download.path, download.url)
+        self.announced = Version()
+        self.ended = False
+        """Whether the last answer came to its end in good order."""
+        self.heard = time.monotonic()
+        """When the last bytes came, at more than 1 kB/s."""
+        self.digests: set[str] = set()
+
+    def to_the_end(self) -> str:
+        for restarts in itertools.count(1):
+            try:
+                self.begin_or_continue()
+                self.receive()
+                digest = self.verified()
                 break
-            item.part.unlink()
-            # a part continued across a change on the server cannot be right: once more, from the first byte
-            if not resumed:
-                raise FetchError(f"{item.path.name}: {wrong}; deleted. Source: {item.url}")
-        with item.part.open("rb") as file:
-            os.fsync(file.fileno())
-        lock.record(item.key, digest, item.part.stat().st_size)
-        os.replace(item.part, item.path)
-        item.about_part.unlink()
-    return "downloaded, verified" if wanted else "downloaded, SHA-256 recorded"
+            except Contradiction as contradiction:
+                self.part.drop()
+                if restarts > self.run.policy.restarts:
+                    raise DownloadError(
+                        f"{self.name}: {contradiction}, each of {restarts} times ({self.download.source}): {ELSEWHERE}"
+                    ) from None
+                self.run.say(f"{self.name}: {contradiction}; begun anew")
+            finally:
+                self.part.close()
+        self.lock.record(self.download.key, digest, self.part.size)
+        self.part.publish()
+        return "downloaded, verified" if self.wanted else "downloaded, SHA-256 recorded"
+
+    def begin_or_continue(self) -> None:
+        """Ask what the server has now; keep what has arrived only if it is of that version."""
+        if self.server.given_up:
+            raise DownloadError(f"{self.name}: not tried: {self.server.given_up}")
+        self.ended = False
+        self.announced, _ = ask(self.download.url, self.run)
+        self.run.check(self.name)
+        self.check_announced(self.announced)
+        if self.part.size and not self.may_continue(self.announced):
+            self.run.say(f"{self.name}: what has arrived cannot be continued, the file may have changed; begun anew")
+            self.part.drop()
+
+    def may_continue(self, now: Version) -> bool:
+        before = self.part.version
+        if before.contradicts(now) or (before.size is not None and self.part.size > before.size):
+            return False
+        # a server that says nothing now is asked with If-Range
+        return self.wanted is not None or before.proves(now) or (now == Version() and before.validator is not None)
+
+    def check_announced(self, version: Version) -> None:
+        """Raise DownloadError if the server's file is not the known one, is too large, or does not fit on the disk."""
+        size = version.size
+        if size is None:
+            return
+        if self.known and size != self.known.size:
+            raise DownloadError(
+                f"{self.name}: the server's file has {size} bytes, {printable(self.lock.path)} knows it with "
+                f"{self.known.size}: another file; find out which is right before deleting the entry"
+            )
+        if wrong := announced_too_much(self.download.path.suffix, size):
+            raise DownloadError(f"{self.name}: {wrong}. Source: {self.download.source}")
+        folder = self.download.path.parent
+        if size - self.part.size > room(folder):
+            raise DownloadError(
+                f"{self.name}: {size - self.part.size} bytes are to come, {printable(folder)} has room for "
+                f"{room(folder)}: make room, or choose another folder"
+            )
+
+    def whole(self) -> bool:
+        size = self.part.version.size
+        return self.part.size == size if size is not None else self.ended
+
+    def receive(self) -> None:
+        """Make the part whole, however often the line breaks. Raises DownloadError, Contradiction."""
+        failures, most = 0, self.part.size
+        while not self.whole():
+            outcome, answer = self.attempt()
+            self.run.check(self.name)
+            if outcome.code == 0 and self.whole():
+                return
+            said = outcome.said if outcome.code else "the line ended early"
+            if outcome.code in FINAL_EXITS or answer.status in FINAL_STATUS:
+                why = FINAL_EXITS.get(outcome.code, ELSEWHERE)
+                raise DownloadError(f"{self.name}: {said} ({self.download.source}): {why}")
+            if answer.status == 416:
+                raise Contradiction(f"the server neither continues nor begins ({said})")
+            failures = 0 if self.part.size > most else failures + 1
+            most = max(most, self.part.size)
+            self.wait_or_give_up(failures, said, answer)
+
+    def attempt(self) -> tuple[Outcome, Answer]:
+        """One run of curl, continuing what has arrived if that can be proved to be right."""
+        policy, now = self.run.policy, time.monotonic()
+        validator = self.part.version.validator
+        start = self.part.size if validator or self.wanted else 0
+        self.server.tried = self.server.tried or now
+        self.ended = False
+        left = self.server.deadline(self.heard, policy) - now
+        timeouts = _timeouts(policy.connect, policy.stall, left)
+        request = Request(self.download.url, self.run.stopping, timeouts, start=start, validator=validator)
+        try:
+            with request:
+                pieces = iter(request)
+                head = b"".join(_until(pieces, HEAD))
+                if head or request.outcome.code == 0:
+                    self.judge(request.answer, start, head, len(head) >= HEAD or request.outcome.code == 0)
+                    self.store(head, pieces, now)
+        finally:
+            self.part.close()
+        self.ended = request.outcome.code == 0
+        if request.answer.status:
+            self.server.spoke(time.monotonic())
+        else:
+            self.server.reached |= not request.outcome.unreached
+        if request.outcome.code == HTTP_ERROR:
+            self.heard = time.monotonic()  # an error is an answer
+        return request.outcome, request.answer
+
+    def judge(self, answer: Answer, start: int, head: bytes, enough: bool) -> None:
+        """Open the part for what comes. Raises Contradiction, DownloadError. ``enough``: ``head`` shows the kind."""
+        version = ask(self.download.url, self.run)[0] if self.local else Version.of(answer.headers)
+        if start and (self.local or answer.status == 206):
+            if not self.local and answer.first_byte() != start:
+                raise Contradiction("the server answers with another range than it was asked for")
+            if not (version.proves(self.part.version) or (self.wanted and not version.contradicts(self.part.version))):
+                raise Contradiction("the file has changed on the server")
+            self.part.resume()
+            return
+        if not self.local and (answer.status not in (200, 203, 206) or answer.first_byte() not in (None, 0)):
+            raise Contradiction(f"the server answers with HTTP {answer.status} and no file")
+        if enough and (wrong := not_of_its_kind(self.download.path.suffix, head)):
+            raise DownloadError(f"{self.name}: {wrong}. Source: {self.download.source}")
+        if start:
+            self.run.say(f"{self.name}: has changed on the server, or is not continued by it; begun anew")
+        if version.size is None and not version.contradicts(self.announced):
+            version = replace(version, size=self.announced.size)
+        self.part.begin(version)
+        self.check_announced(version)
+
+    def store(self, head: bytes, pieces: Iterator[bytes], asked: float) -> None:
+        """Write what comes, never more than was announced. ``asked``: when it was asked for."""
+        size = self.part.version.size
+        limit = size if size is not None else self.known.size if self.known else cap(self.download.path.suffix)
+        arrived, came = self.part.size, 0
+        for piece in itertools.chain([head], pieces):
+            self.part.append(piece[: limit - arrived])
+            arrived += len(piece)
+            came += len(piece)
+            if arrived > limit:
+                raise Contradiction(
+                    f"the server sends more than the {limit} bytes that "
+                    + ("it announces" if size is not None else "such a file may have")
+                )
+            now = time.monotonic()
+            if came > SLOW * (now - asked):
+                self.heard = self.server.heard = now
+
+    def wait_or_give_up(self, failures: int, said: str, answer: Answer) -> None:
+        policy, now = self.run.policy, time.monotonic()
+        wait = max(policy.wait(failures), min(answer.retry_after(), policy.longest_wait))
+        deadline = self.server.deadline(self.heard, policy)
+        kept, size = self.part.size, self.part.version.size or self.announced.size or "unknown"
+        then = f"{kept} of {size} bytes are kept: the same command continues" if kept else f"nothing came: {ELSEWHERE}"
+        if now + wait >= deadline:
+            quiet = now - (deadline - (policy.silence if self.server.reached else policy.unreachable))
+            reason = f"{self.server.name} gave no answer for {quiet:.0f} s ({said})"
+            if self.server.heard is None or now - self.server.heard >= policy.silence - wait:
+                self.server.given_up = reason
+            raise DownloadError(f"{self.name}: given up: {reason}; {then}")
+        if failures >= policy.tries:
+            raise DownloadError(f"{self.name}: given up after {policy.tries} tries without a new byte ({said}); {then}")
+        self.run.say(f"{self.name}: {said}; try {failures + 1} of {policy.tries} in {wait:g} s")
+        self.run.sleep(wait, self.name)
+
+    def verified(self) -> str:
+        """The SHA-256 of the part, which is what is wanted. Raises DownloadError, Contradiction."""
+        part, size = self.part, self.part.version.size
+        part.close()
+        if part.size > 10**9:
+            self.run.say(f"{self.name}: has arrived; computing its SHA-256")
+        digest = sha256(part.path, lambda: self.run.check(self.name))
+        wrong = validate(part.path, self.download, size, self.wanted, digest)
+        # what was continued across a change on the server cannot be right: once more, from the first byte
+        if wrong and part.continued:
+            raise Contradiction(wrong)
+        if wrong:
+            part.drop()
+            part.about.unlink(missing_ok=True)
+            raise DownloadError(f"{self.name}: {wrong}; deleted. Source: {self.download.source}")
+        if self.wanted is None and self.changed_meanwhile() and digest not in self.digests:
+            self.digests.add(digest)
+            raise Contradiction("the file has changed on the server while it came")
+        return digest
+
+    def changed_meanwhile(self) -> bool:
+        """Whether the server has another version now than the one that came."""
+        now, came = ask(self.download.url, self.run)[0], self.part.version
+        if not self.part.continued and not self.local:
+            # several machines behind one name may each have their own ETag; one answer is of one file
+            now = replace(now, etag=None)
+        return now.contradicts(came)
+
+
+def _timeouts(connect: float, stall: float, left: float = float("inf")) -> Timeouts:
+    return Timeouts(min(connect, left), min(stall, left), min(connect + stall, left))
+
+
+def _until(pieces: Iterator[bytes], enough: int) -> Iterator[bytes]:
+    """Pieces until there are so many bytes."""
+    came = 0
+    while came < enough and (piece := next(pieces, b"")):
+        yield piece
+        came += len(piece)

@@ -10,7 +10,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
 from helpers.common import load_docker as load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +32,7 @@ def test_hadolint() -> None:
 
 
 def test_shellcheck() -> None:
-    scripts = [*sorted((ROOT / "scripts").rglob("*.sh")), ROOT / ".ci" / "run"]
+    scripts = [*sorted(ROOT.glob("scripts/**/*.sh")), *sorted((ROOT / "docker").glob("*.sh")), ROOT / ".ci" / "run"]
     assert len(scripts) >= 3
     done = subprocess.run([program("shellcheck"), *scripts], capture_output=True, check=False)
     assert done.returncode == 0, done.stdout.decode()
@@ -82,6 +81,18 @@ def locked(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+) \\$", LOCKS[name], re.M))
 
 
+def test_a_user_of_the_library_may_have_the_pinned_versions() -> None:
+    """The loose bounds name the same packages as the exact pins, and none is above its pin."""
+
+    def numbers(version: str) -> tuple[int, ...]:
+        return tuple(int(n) for n in version.split("."))
+
+    loose = dict(line.split(">=") for line in PROJECT["dependencies"])
+    exact = dict(line.split("==") for line in PROJECT["optional-dependencies"]["exact"])
+    assert loose.keys() == exact.keys()
+    assert all(numbers(loose[name]) <= numbers(exact[name]) for name in exact)
+
+
 def test_everything_is_locked_with_hashes() -> None:
     assert set(LOCKS) == {f"requirements-{n}.txt" for n in ("build", "cpu", "cuda", "gpu")}
     for name, text in LOCKS.items():
@@ -96,7 +107,7 @@ def test_locks_agree_with_the_pins() -> None:
     def normal(name: str) -> str:
         return re.sub(r"[-_.]+", "-", name).lower()
 
-    pins = {normal(n): v for n, v in (line.split("==") for line in PROJECT["dependencies"])}
+    pins = {normal(n): v for n, v in (line.split("==") for line in PROJECT["optional-dependencies"]["exact"])}
     cpu, gpu = locked("requirements-cpu.txt"), locked("requirements-gpu.txt")
     assert pins.items() <= cpu.items()
     assert (pins.items() - {("faiss-cpu", pins["faiss-cpu"])}) <= gpu.items()
@@ -113,13 +124,6 @@ def test_no_index_is_named() -> None:
     files = [ROOT / "Makefile", ROOT / "constraints.txt", ROOT / "docker" / "Dockerfile", *(ROOT / "scripts").glob("*")]
     for text in [p.read_text() for p in files if p.is_file()] + list(LOCKS.values()):
         assert not re.search(r"^--?(i|index-url|extra-index-url|find-links)\b", text, re.M)
-
-
-def test_compose_names_the_same_targets() -> None:
-    document = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
-    assert {s["build"]["target"] for s in document["services"].values()} == {"cpu", "gpu"}
-    for service in document["services"].values():
-        assert (ROOT / "docker" / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
 
 
 def test_context_holds_no_data() -> None:

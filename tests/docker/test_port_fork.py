@@ -13,6 +13,8 @@ from helpers.common import ROOT
 from helpers.common import load_docker as load
 
 MINIFORK = ROOT / "tests" / "data" / "minifork"
+GXX = shutil.which("g++")
+NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
 
 port_fork = load("port_fork")
@@ -103,27 +105,28 @@ def test_types_that_are_compared_stay() -> None:
     assert port_fork.left_over(line, port_fork.NATIVE) == []
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 def test_whole(minifork: Path) -> None:
     """Every rule finds work, the second run none, and nothing old is left."""
-    first = port_fork.port(minifork)
+    first, _ = port_fork.port(minifork)
     assert all(first.values()), first
-    ported = {p: p.read_bytes() for p in minifork.rglob("*") if p.is_file()}
-    assert not any(port_fork.port(minifork).values())
-    assert ported == {p: p.read_bytes() for p in minifork.rglob("*") if p.is_file()}
+    ported = contents(minifork)
+    assert not any(port_fork.port(minifork)[0].values())
+    assert ported == contents(minifork)
 
 
 @pytest.mark.parametrize("rule", [r for r in port_fork.RULES if r.required], ids=lambda rule: rule.name)
 def test_rule_that_finds_nothing_is_named(minifork: Path, rule: port_fork.Rule) -> None:
-    for path in minifork.rglob("*"):
-        if path.is_file() and path.name.endswith(rule.suffixes):
-            text = path.read_text()
-            for pattern in (rule.old, rule.done):
-                text = port_fork.re.sub(pattern, "1", text)
-            path.write_text(text)
-    untouched = {p: p.read_bytes() for p in minifork.rglob("*") if p.is_file()}
+    for path, text in port_fork.sources_below(minifork).items():
+        if port_fork.reads(rule, path):
+            (minifork / path).write_text(port_fork.re.sub(f"{rule.old}|{rule.done}", "1", text))
+    untouched = contents(minifork)
     with pytest.raises(port_fork.PortError, match=port_fork.re.escape(f"rule '{rule.name}' found nothing")):
         port_fork.port(minifork)
-    assert untouched == {p: p.read_bytes() for p in minifork.rglob("*") if p.is_file()}
+    assert untouched == contents(minifork)
 
 
 @pytest.mark.parametrize(
@@ -153,10 +156,122 @@ def test_comments_are_not_code(minifork: Path) -> None:
     port_fork.port(minifork)
 
 
-def test_broken_python_is_named(minifork: Path) -> None:
-    (minifork / "broken.py").write_text("def f(:\n")
-    with pytest.raises(port_fork.PortError, match=r"broken\.py:1: no longer parses"):
+def test_what_the_build_does_not_use_stops_nothing(minifork: Path) -> None:
+    """Tools beside the package may use what is gone, and may never have parsed: told, and left as they are."""
+    tool = minifork / "tools" / "old_tool.py"
+    tool.parent.mkdir()
+    tool.write_text("import torch\n\nnames = torch._six.string_classes\n")
+    _, remarks = port_fork.port(minifork)
+    assert remarks == ["tools/old_tool.py:3: torch._six is left"]
+    assert tool.read_text().endswith("torch._six.string_classes\n")
+
+
+NEVER_PARSED = {
+    "an assignment in a condition": b"if a = 1:\n    pass\n",
+    "Python 2": b"print 'old'\n",
+    "an unfinished merge": b"<<<<<<< HEAD\na = 1\n=======\na = 2\n>>>>>>> other\n",
+    "a zero byte": b"a = 1\0\n",
+    "bytes of no encoding": b"# \xff\xfe\na = '\xe9'\n",
+    "UTF-16": "a = 1\n".encode("utf-16"),
+    "an unknown encoding": b"# -*- coding: nosuch -*-\na = 1\n",
+    "brackets deeper than the parser goes": b"a = " + b"(" * 5000 + b")" * 5000 + b"\n",
+}
+
+
+@pytest.mark.parametrize("folder", ["", "tools", "maskrcnn_benchmark/utils"])
+@pytest.mark.parametrize("what", NEVER_PARSED)
+def test_a_file_that_never_parsed_is_left_alone(minifork: Path, what: str, folder: str) -> None:
+    """The published fork carries such a file beside its package."""
+    path = minifork / folder / "never.py"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(NEVER_PARSED[what])
+    port_fork.port(minifork)
+    assert path.read_bytes() == NEVER_PARSED[what]
+
+
+def test_a_file_that_never_parsed_is_ported_all_the_same(minifork: Path) -> None:
+    path = minifork / "old_tool.py"
+    path.write_bytes(b"print np.float\n")
+    port_fork.port(minifork)
+    assert path.read_bytes() == b"print float\n"
+
+
+def test_python_that_the_port_breaks_is_named(minifork: Path) -> None:
+    path = minifork / "tools.py"
+    path.write_text("import torch\ntorch._six.PY3 = 1\n")  # becomes: True = 1
+    untouched = contents(minifork)
+    with pytest.raises(port_fork.PortError, match=r"tools\.py:2: no longer parses"):
         port_fork.port(minifork)
+    assert contents(minifork) == untouched
+
+
+def test_setup_without_os_is_named(minifork: Path) -> None:
+    """What the port writes there needs it; a file that the port does not change may do as it likes."""
+    path = minifork / "setup.py"
+    path.write_text("import torch\n\nif torch.cuda.is_available():\n    pass\n")
+    (minifork / "tool.py").write_text("os.getenv('HOME')\n")
+    with pytest.raises(port_fork.PortError) as error:
+        port_fork.port(minifork)
+    assert str(error.value) == "setup.py: uses os.getenv without `import os`"
+
+
+def test_every_byte_that_no_rule_is_about_stays(minifork: Path) -> None:
+    """Encodings, line ends and a byte order mark, in Python, C++ and CUDA alike; 2 MB of a generated table."""
+    files = {
+        "maskrcnn_benchmark/latin.py": (
+            b"# -*- coding: latin-1 -*-\nname = 'caf\xe9'\na = np.float\n",
+            b"# -*- coding: latin-1 -*-\nname = 'caf\xe9'\na = float\n",
+        ),
+        "maskrcnn_benchmark/mark.py": (b"\xef\xbb\xbfa = np.float\r\nb = 1\r\n", b"\xef\xbb\xbfa = float\r\nb = 1\r\n"),
+        "maskrcnn_benchmark/csrc/mixed.cu": (
+            b"#include <THC/THCAtomics.cuh>\r\n// \xff\x80 \xe9\nint a;\r",
+            b"#include <ATen/cuda/Atomic.cuh>\r\n// \xff\x80 \xe9\nint a;\r",
+        ),
+        "maskrcnn_benchmark/csrc/dos.cu": (
+            b"#include <THC/THC.h>\r\nint a;\r\n",
+            b"#include <ATen/ceil_div.h>\r\n#include <ATen/cuda/CUDAContext.h>\r\n"
+            b"#include <c10/cuda/CUDACachingAllocator.h>\r\n#include <c10/cuda/CUDAException.h>\r\nint a;\r\n",
+        ),
+        "maskrcnn_benchmark/table.py": (b"table = [\n" + b"    np.float,\n" * 150_000 + b"]\n",) * 2,
+        "demo/notebook.ipynb": (b'{"cells": ["' + b"np.float " * 500_000 + b'"]}',) * 2,
+    }
+    files["maskrcnn_benchmark/table.py"] = (
+        files["maskrcnn_benchmark/table.py"][0],
+        files["maskrcnn_benchmark/table.py"][0].replace(b"np.", b""),
+    )
+    for name, (before, _) in files.items():
+        (minifork / name).parent.mkdir(exist_ok=True)
+        (minifork / name).write_bytes(before)
+    port_fork.port(minifork)
+    for name, (_, after) in files.items():
+        assert (minifork / name).read_bytes() == after, name
+
+
+def test_links_are_not_followed(minifork: Path, tmp_path: Path) -> None:
+    """Neither out of the sources, nor round in circles, nor to nothing."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine.py").write_text("a = np.float\n")
+    (minifork / "mine.py").symlink_to(outside / "mine.py")
+    (minifork / "outside").symlink_to(outside)
+    (minifork / "circle").symlink_to(minifork)
+    (minifork / "nothing.py").symlink_to("nosuch.py")
+    (minifork / "folder.py").mkdir()
+    port_fork.port(minifork)
+    assert (outside / "mine.py").read_text() == "a = np.float\n"
+
+
+def test_a_file_that_cannot_be_written_is_one_line(
+    minifork: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(port_fork.Path, "write_bytes", full)
+    assert port_fork.main([str(minifork)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "No space left on device" in said
 
 
 def test_command(minifork: Path, tmp_path: Path) -> None:
@@ -180,11 +295,14 @@ def includes() -> list[str]:
     return [f"-I{torch}", f"-I{torch}/torch/csrc/api/include", f"-I{sysconfig.get_paths()['include']}"]
 
 
+@pytest.mark.skipif(
+    shutil.which("g++") is None, reason="no g++ on this machine: the CPU half of the port is not compiled"
+)
 def test_cpp_is_refused_before_and_compiled_after(minifork: Path) -> None:
     """g++ against the pinned PyTorch's headers: refused as it is; ported, it builds, imports and computes."""
     source = minifork / "maskrcnn_benchmark" / "csrc" / "cpu" / "halve_cpu.cpp"
     refused = subprocess.run(
-        ["g++", "-std=c++20", "-fsyntax-only", *includes(), str(source)],
+        [str(GXX), "-std=c++20", "-fsyntax-only", *includes(), str(source)],
         check=False,
         text=True,
         capture_output=True,
@@ -204,8 +322,6 @@ def test_cpp_is_refused_before_and_compiled_after(minifork: Path) -> None:
     assert used.stdout == "[1.5, 2.0] 3 [0.5]\n", used.stderr
 
 
-NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
-
 # PyTorch's CUDA headers name these libraries' handles; neither they nor the libraries are needed to compile.
 LIBRARY_HEADERS = {
     "c10/cuda/impl/cuda_cmake_macros.h": "",
@@ -218,7 +334,10 @@ LIBRARY_HEADERS = {
 }
 
 
-@pytest.mark.skipif(NVCC is None, reason="no nvcc on this machine: the CUDA half of the port is not compiled here")
+@pytest.mark.skipif(
+    NVCC is None or GXX is None,
+    reason="no nvcc with g++ on this machine: the CUDA half of the port is not compiled here",
+)
 def test_cuda_is_refused_before_and_compiled_after(minifork: Path, tmp_path: Path) -> None:
     """nvcc against the pinned PyTorch's headers, for one architecture; nothing runs, so no GPU is needed."""
     headers = tmp_path / "headers"

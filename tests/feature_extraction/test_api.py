@@ -57,7 +57,7 @@ def test_a_bad_image_is_named_by_position(extractor: FeatureExtractor, tmp_path:
 @pytest.mark.parametrize("kind", ["grid", "boxes"])
 def test_overflow_is_not_written_silently(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     overflowing = FeatureExtractor(tiny_checkpoint, device="cpu")
-    monkeypatch.setattr(overflowing._engine.detector.head, "fc6_bias", torch.full((64,), torch.inf))
+    monkeypatch.setattr(overflowing._detector.model.head, "fc6_bias", torch.full((64,), torch.inf))
     with pytest.raises(ImageError, match="not finite"):
         getattr(overflowing, kind)([photograph("coffee")])
 

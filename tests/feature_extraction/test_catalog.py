@@ -8,18 +8,30 @@ import pytest
 
 from feature_extraction import catalog
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def test_sixteen_published_files() -> None:
-    files = {
-        str(data.features_file(Path(data.published_folder), split, kind))
-        for data in catalog.DATA_SETS.values()
-        for split in data.splits
-        for kind in catalog.KINDS
+    files = {str(file.path(Path("datasets"))): file for file in catalog.feature_files()}
+    assert len(files) == len({file.name for file in files.values()}) == 16
+    for path, name, script, images, size, published in (
+        ("COCO/features/maskrcnn_train_grid8.h5", "coco-train-grid", "coco_extract_grid_feature.py",
+         "COCO/images/train2014", 526_336, "COCO/maskrcnn_train_grid8.h5"),
+        ("VG/features/maskrcnn_boxes36.h5", "vg-boxes", "VG_extract_bbox_feature.py",
+         "VG/images", 300_896, "VG/maskrcnn_boxes36.h5"),
+        ("nlvr2/features/maskrcnn_valid_grid8.h5", "nlvr2-valid-grid", "nlvr2_extract_grid_feature.py",
+         "nlvr2/images/dev", 526_336, "NLVR2/maskrcnn_valid_grid8.h5"),
+    ):  # fmt: skip
+        file = files[f"datasets/{path}"]
+        assert (file.name, file.script, file.bytes_per_image) == (name, script, size)
+        assert file.images(Path("datasets")) == Path("datasets") / images
+        assert file.published_name == published
+
+
+def test_every_script_of_the_table_is_there() -> None:
+    assert {file.script for file in catalog.feature_files()} == {
+        path.name for path in (ROOT / "feature_extraction").glob("*_extract_*_feature.py")
     }
-    assert len(files) == 16
-    assert "COCO/features/maskrcnn_train_grid8.h5" in files
-    assert "VG/features/maskrcnn_boxes36.h5" in files
-    assert "NLVR2/features/maskrcnn_test_boxes36.h5" in files
 
 
 def test_sizes_follow_from_counts() -> None:

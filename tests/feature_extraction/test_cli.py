@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from helpers.common import ROOT
 
-from feature_extraction import cli
+from feature_extraction import cli, places
 from feature_extraction.config import ExtractConfig
 
 SCRIPTS = [
@@ -77,19 +81,23 @@ def test_any_folder(configured) -> None:
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--split", "val"], "invalid choice: 'val'"),
+        (["--split", "val"], "no 'val'; known: train, valid, test; did you mean 'valid'?"),
+        (["--precision", "fp16"], "did you mean 'float16'?"),
+        (["--batchsize", "4"], "no flag --batchsize; did you mean --batch_size?"),
         (["--imsize", "100"], "multiple of 32"),
         (["--grid_size", "0"], "not positive"),
         (["--shard", "5/4"], "1 to n"),
         (["--shard", "half"], "i/n"),
-        (["--backbone", "resnet"], "invalid choice"),
+        (["--backbone", "resnet"], "no 'resnet'; known: maskrcnn"),
     ],
 )
 def test_flags_out_of_range(configured, capsys, argv: list[str], said: str) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main_for("coco", "grid", argv)
     assert caught.value.code == 2
-    assert said in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -126,3 +134,56 @@ def test_a_folder_of_bad_images_only_exits_with_1(tmp_path: Path, capsys, tiny_c
     assert cli.main(argv) == 1
     assert not output.exists()
     assert "empty file" in (tmp_path / "f.report.json").read_text()
+
+
+def test_what_does_not_need_torch_is_said_before_it_is_imported(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom feature_extraction import cli\n"
+        f"assert cli.main(['--images', {str(tmp_path / 'none')!r}, '--output', '/x/f.h5']) == 1\n"
+        f"assert cli.main(['--images', {str(tmp_path)!r}, '--output', '/x/f.npz']) == 1\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line[:6] for line in done.stderr.splitlines()] == ["error:"] * 2
+
+
+def test_a_python_without_the_packages_is_told_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "images/val2014").mkdir(parents=True)
+    (tmp_path / "images/val2014/a.jpg").write_bytes(b"x")
+    (tmp_path / "h5py.py").write_text("raise ModuleNotFoundError(\"No module named 'h5py'\", name='h5py')\n")
+    done = subprocess.run(
+        [sys.executable, "coco_extract_grid_feature.py", "--cocoroot", str(tmp_path)],
+        cwd=ROOT / "feature_extraction", env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "has no h5py" in line
+    assert "make setup" in line
+
+
+@pytest.mark.parametrize("script", ["coco_extract_grid_feature.py", "nlvr2_extract_bbox_feature.py"])
+def test_help_imports_nothing_heavy(script: str) -> None:
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv = [{script!r}, '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert not {'torch', 'numpy', 'cv2', 'h5py', 'PIL'} & set(sys.modules)\n"
+    )
+    folder = ROOT / "feature_extraction"
+    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_places_are_looked_at_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    here, checkout = Path("mask_rcnn_ckpt"), places.CHECKOUT / "feature_extraction" / "mask_rcnn_ckpt"
+    assert places.checkpoint_folders({})[0] == here
+    assert places.checkpoint_folders({})[-1] == checkout
+    assert places.checkpoint_folders({"CHECKPOINT": "/c"})[0] == Path("/c")
+    roots = places.dataset_roots("COCO", {"DATASETS": "/d"})
+    assert roots[0] == Path("/d/COCO")
+    assert places.first_existing(roots) == roots[0]  # none is there: the first is named
+    (tmp_path / "datasets" / "COCO").mkdir(parents=True)
+    assert places.first_existing(places.dataset_roots("COCO", {})) == Path("datasets/COCO")

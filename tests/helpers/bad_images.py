@@ -4,7 +4,7 @@
 empty) or is reported, by the stage in ``fails_in``, with a reason that contains ``reason``:
 
     list     the listing (``list_images(folder, "*", recursive=False)``) does not hand it out
-    decode   ``decode`` raises ImageError
+    decode   ``decode_image`` raises ImageError
     resize   it decodes, but is too narrow for the network
 
 Everything is made from a seeded noise picture, offline, in under a second.
@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from helpers import tiff_files
+from helpers.tiff_files import Tiff
 from PIL import Image, ImageCms
 
 Stage = Literal["", "list", "decode", "resize"]
@@ -134,6 +136,17 @@ def _zip() -> bytes:
 
 def _tiff_of(values: np.ndarray) -> bytes:
     return _encode(Image.fromarray(values), "TIFF")
+
+
+def _tiff_samples(values: np.ndarray, bits: int, photometric: int, sample_format: int = 1) -> bytes:
+    """Gray of that many bits, which Pillow does not write."""
+    how = Tiff(bits=bits, photometric=photometric, sample_format=sample_format)
+    return tiff_files.write(values[:, :, np.newaxis].astype(np.int64), how)
+
+
+def _png_of_half() -> bytes:
+    half = np.asarray(RGB)[:30]
+    return _png(80, 60, depth=8, color=2, rows=b"".join(b"\0" + row.tobytes() for row in half))
 
 
 def _bomb() -> bytes:
@@ -272,6 +285,20 @@ ODD: tuple[Case, ...] = (
     ),
     _good("progressive.jpg", "progressive JPEG", _encode(RGB, "JPEG", quality=95, progressive=True)),
     _good("padded.jpg", "whole JPEG with 4096 zeros behind its end", JPEG + bytes(4096)),
+    _good(
+        "trailer.jpg",
+        "whole JPEG with a phone's trailer behind its end, zeros last",
+        JPEG + b"\0\0\0\x18ftypmp42\0\0\0\0isommp42\0\0\x08\0free" + bytes(2040),
+    ),
+    _good("text_behind.jpg", "whole JPEG with text behind its end", JPEG + b"SEFT not zeros"),
+    _good(
+        "restarts.jpg",
+        "JPEG with restart markers",
+        _encode(RGB, "JPEG", quality=95, restart_marker_rows=1),
+    ),
+    _good("mode_i16_white.tif", "16-bit gray TIFF whose 0 is white", _tiff_samples(65535 - SIXTEEN_BITS, 16, 0), GRAY),
+    _good("mode_i12.tif", "12-bit gray TIFF", _tiff_samples(EIGHT_BITS.astype(int) * 4095 // 255, 12, 1), GRAY),
+    _good("mode_p_tiff.tif", "palette TIFF", _encode(PALETTE, "TIFF")),
     _good("no_iend.png", "PNG without its last chunk: all pixels are there", PNG[:-12]),
     _good("crc_idat.png", "PNG with a wrong checksum behind its pixels, which nothing reads", _flip(PNG, -13)),
     _good(
@@ -284,6 +311,7 @@ ODD: tuple[Case, ...] = (
     # names
     _good("with spaces 'and' \"quotes\".jpg", "spaces and quotes in the name", JPEG),
     _good("new\nline.jpg", "a line break in the name", JPEG),
+    _good("a\x1b]0;owned\x07\x1b[2J.jpg", "codes in the name that a terminal obeys", JPEG),
     _good("ünïcödé 写真 🐈.jpg", "a name in UTF-8", JPEG),
     _good("-rf.jpg", "a name like a flag", JPEG),
     _good("dots.in.name.jpg", "dots in the name: the id keeps all but the last", JPEG),
@@ -299,6 +327,16 @@ BAD: tuple[Case, ...] = (
     _bad("cut_header.jpg", "100 bytes of a JPEG", JPEG[:100], "truncated"),
     _bad("magic_only.jpg", "2 bytes of a JPEG", JPEG[:2], "truncated"),
     _bad("zero_tail.jpg", "half a JPEG, then zeros", _half(JPEG) + bytes(len(JPEG) // 2), "truncated JPEG"),
+    _bad("end_after_half.jpg", "half a JPEG and an end marker", _half(JPEG) + b"\xff\xd9", "truncated JPEG"),
+    _bad(
+        "end_after_half_progressive.jpg",
+        "half a progressive JPEG and an end marker",
+        _half(_encode(RGB, "JPEG", quality=95, progressive=True)) + b"\xff\xd9",
+        "truncated",
+    ),
+    _bad("end_early.jpg", "JPEG that lacks 2 bytes before its end marker", JPEG[:-4] + b"\xff\xd9", "truncated JPEG"),
+    _bad("ends_early.png", "PNG with half its rows, well compressed", _png_of_half(), "truncated PNG"),
+    _bad("signed.tif", "8-bit TIFF with signed samples", _tiff_samples(EIGHT_BITS // 2, 8, 1, 2), "signed 8 bits"),
     _bad("cut.png.png", "half a PNG", _half(PNG), "truncated"),
     _bad("damaged.png", "a flipped byte in the pixels of a PNG", _flip(PNG, len(PNG) // 2), "damaged"),
     _bad("crc_ihdr.png", "PNG with a wrong checksum behind its header", _flip(PNG, 29), "PNG file whose header"),

@@ -6,8 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from kmeans.job import run
-from kmeans.options import Options
+from kmeans import Options, run
 
 
 def write_features(path, values, ids=None, **dataset):
@@ -37,8 +36,8 @@ def cluster(path, folder, k, n_iter=20, grid=8, **options):
     results."""
     with h5py.File(path) as file:
         dim = next(iter(file.values()))["features"].shape[-1]
-    options = {"tgt": (str(path),), "verbose": False, **options}
-    run(Options(k, n_iter, dim, grid, src=str(path), datasets_dir=Path(folder), **options))
+    options = {"tgt": (str(path),), "n_iter": n_iter, "grid_size": grid, **options}
+    run(Options(n_centroids=k, feat_dim=dim, src=str(path), datasets_dir=Path(folder), **options))
     return results(folder)
 
 

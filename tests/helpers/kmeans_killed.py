@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-from kmeans import cli, outputs, training, vectors
+from kmeans import cli, partial, samples, train
 
 
 def kill_at(owner, name, number, counter, after=False):
@@ -34,14 +34,14 @@ def main():
     event, number = sys.argv[1], int(sys.argv[2])
     counter = [0]
     if event == "iteration":
-        kill_at(training, "progress_line", number, counter, after=True)
+        kill_at(train, "iteration_line", number, counter, after=True)
     elif event == "row":
         kill_at(os, "pwrite", number, counter)
     else:
         for name in ("replace", "fsync", "unlink", "symlink"):
             kill_at(os, name, number, counter)
-        kill_at(outputs.PartialIndex, "append", number, counter, after=True)
-        kill_at(vectors.Scratch, "flush", number, counter, after=True)
+        kill_at(partial.PartialIndex, "append", number, counter, after=True)
+        kill_at(samples.Scratch, "flush", number, counter, after=True)
     return cli.main(sys.argv[3:])
 
 

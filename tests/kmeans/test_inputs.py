@@ -8,9 +8,11 @@ import pytest
 from helpers.kmeans_cases import features, write_features
 
 from feature_extraction import catalog
-from feature_extraction.storage import store
-from kmeans import cli, outputs
+from feature_extraction.errors import UsageError
+from feature_extraction.storage import files, store
+from kmeans import cli
 from kmeans.options import Options, feature_path
+from kmeans.results import ResultNames
 from kmeans.vectors import FeatureFile
 
 DIM, GRID = 6, 4
@@ -44,8 +46,9 @@ def refused(tmp_path, capsys):
 
 
 def test_unknown_names_list_the_known(refused, good):
-    for arguments in ({"src": "mscoco"}, {"src": good, "tgt": ["nlvr"]}):
+    for arguments in ({"src": "mscoco_trian"}, {"src": good, "tgt": ["mscoco_trian"]}):
         error = refused(**arguments)
+        assert "did you mean 'mscoco_train'?" in error
         for name in catalog.kmeans_sources():
             assert name in error
 
@@ -57,7 +60,7 @@ def test_a_missing_file(refused, tmp_path, good):
 
 def test_a_truncated_file(refused, good):
     os.truncate(good, good.stat().st_size - 1000)
-    assert "truncated" in refused(src=good)
+    assert "shorter than it says" in refused(src=good)
 
 
 def test_an_unfinished_file(refused, tmp_path):
@@ -125,11 +128,11 @@ def test_fewer_rows_than_centroids(refused, good, tmp_path, capsys):
 
 
 def test_no_space(refused, good, monkeypatch):
-    usage = outputs.shutil.disk_usage("/")
-    monkeypatch.setattr(outputs.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    usage = files.shutil.disk_usage("/")
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     error = refused(src=good)
-    assert "0.00 GB free" in error
-    assert "make room" in error
+    assert "0.0 GB free" in error
+    assert "not enough space" in error
 
 
 def test_a_disk_that_fills_up_midway(good, tmp_path, monkeypatch, capsys):
@@ -139,7 +142,7 @@ def test_a_disk_that_fills_up_midway(good, tmp_path, monkeypatch, capsys):
     command = [f"--src={good}", f"--tgt={good}", f"--datasets_dir={tmp_path}", "--n_centroids=5"]
     command += [f"--feat_dim={DIM}", f"--grid_size={GRID}"]
     with monkeypatch.context() as patch:
-        patch.setattr(outputs.os, "fsync", full)
+        patch.setattr(files.os, "fsync", full)
         assert cli.main(command) == 1
     assert "no space left on the disk" in capsys.readouterr().err
     assert cli.main(command) == 0
@@ -155,7 +158,7 @@ def test_assign_only_without_centroids(refused, good):
 
 
 def test_assign_only_with_other_centroids(tmp_path, good, capsys):
-    names = outputs.Names(tmp_path, "maskrcnn", "good", 5, 20, DIM, GRID, None)
+    names = ResultNames(tmp_path, "maskrcnn", "good", 5, 20, DIM, GRID, None)
     command = [
         f"--src={good}",
         f"--tgt={good}",
@@ -168,7 +171,7 @@ def test_assign_only_with_other_centroids(tmp_path, good, capsys):
         (np.zeros((5, DIM + 1), np.float32), "shape (5, 7), expected (5, 6)"),
         (np.zeros((5, DIM)), "float64"),
         (np.full((5, DIM), np.nan, np.float32), "finite"),
-        (np.array([{}]), "not a whole .npy file"),  # a pickle inside: never opened
+        (np.array([{}]), "pickles are not read"),
     ):
         names.folder.mkdir(exist_ok=True)
         np.save(names.centroids, wrong)
@@ -177,8 +180,9 @@ def test_assign_only_with_other_centroids(tmp_path, good, capsys):
 
 
 def test_a_second_run_at_the_same_time(refused, tmp_path, good):
-    names = outputs.Names(tmp_path, "maskrcnn", "good", 5, 20, DIM, GRID, None)
-    with outputs.locked(names.work):
+    names = ResultNames(tmp_path, "maskrcnn", "good", 5, 20, DIM, GRID, None)
+    names.work.mkdir(parents=True)
+    with files.exclusive(names.work / "lock"):
         assert "another process is making" in refused(src=good)
 
 
@@ -199,14 +203,36 @@ def test_flags_that_cannot_be_read(arguments, capsys):
 
 
 def test_the_published_defaults():
-    options = cli.parse([])
+    options = cli.parse(["--verbose=true"])
     assert options == Options()
     assert (options.n_centroids, options.n_iter, options.feat_dim, options.grid_size) == (10_000, 20, 2048, 8)
     assert (options.encoder, options.src, options.tgt) == ("maskrcnn", "mscoco_train", ("mscoco_train",))
     assert options.verbose
     assert not options.assign_only
     assert options.imsize is None
-    assert str(options.datasets_dir) == "../datasets"
+    assert options.datasets_dir is None
+
+
+def test_data_sets_are_found_where_they_were_published_and_from_the_top(tmp_path, monkeypatch):
+    monkeypatch.delenv("DATASETS", raising=False)
+    (tmp_path / "kmeans").mkdir()
+    (tmp_path / "datasets").mkdir()
+    monkeypatch.chdir(tmp_path / "kmeans")
+    assert str(Options().datasets) == "../datasets"
+    monkeypatch.chdir(tmp_path)
+    assert str(Options().datasets) == "datasets"
+    monkeypatch.setenv("DATASETS", str(tmp_path))
+    assert Options().datasets == tmp_path
+    assert Options(datasets_dir=tmp_path / "x").datasets == tmp_path / "x"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"n_iter": 0}, {"device": "gpu"}, {"assignment": "fais"}, {"tgt": ()}, {"encoder": "a/b"}, {"encoder": ""}],
+)
+def test_python_callers_are_told_too(wrong):
+    with pytest.raises(UsageError):
+        Options(**wrong)
 
 
 def test_the_readmes_targets(capsys):
@@ -239,7 +265,7 @@ def test_every_feature_file_of_the_catalogue_has_a_name(tmp_path):
 def test_imsize_names_the_input_and_the_results(tmp_path):
     options = cli.parse(["--imsize=512", f"--datasets_dir={tmp_path}"])
     assert feature_path("vg", options).name == "maskrcnn_grid8_imsize512.h5"
-    names = outputs.Names(tmp_path, "maskrcnn", "vg", 10_000, 20, 2048, 8, 512)
+    names = ResultNames(tmp_path, "maskrcnn", "vg", 10_000, 20, 2048, 8, 512)
     assert names.centroids.name == "maskrcnn_vg_centroids10000_iter20_d2048_grid8_imsize512.npy"
     assert names.cluster_index("gqa").name == (
         "maskrcnn_vg_gqa_cluster_index_centroids10000_iter20_d2048_grid8_imsize512.npy"
@@ -281,25 +307,6 @@ def test_row_order_is_that_of_the_ids(tmp_path):
         assert file.ids == ["10", "9", "COCO_1"]
         first = file.read(0, 16, np.empty((16, DIM), np.float32))
     assert np.array_equal(first, features(3, GRID, DIM)[1].reshape(16, DIM))
-
-
-def test_linked_images_of_another_file_are_not_read_from_this_one(tmp_path):
-    part = write_features(tmp_path / "part.h5", features(2, GRID, DIM))
-    with h5py.File(tmp_path / "whole.h5", "w") as file:
-        for name in ("000001", "000002"):
-            file[name] = h5py.ExternalLink(part.name, name)
-    with FeatureFile(tmp_path / "whole.h5", dim=DIM, grid_size=GRID) as file:
-        assert not file.plain
-        rows = file.read(0, 32, np.empty((32, DIM), np.float32))
-    assert np.array_equal(rows, features(2, GRID, DIM).reshape(-1, DIM))
-
-
-def test_bytes_in_an_external_file_are_not_looked_for_in_this_one(tmp_path):
-    values = features(1, GRID, DIM)
-    raw = [(str(tmp_path / "raw"), 0, values.nbytes)]
-    with FeatureFile(write_features(tmp_path / "f.h5", values, external=raw), dim=DIM, grid_size=GRID) as file:
-        assert not file.plain
-        assert np.array_equal(file.read(0, 16, np.empty((16, DIM), np.float32)), values.reshape(-1, DIM))
 
 
 def test_box_files_can_be_clustered_too(tmp_path):

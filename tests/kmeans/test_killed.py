@@ -92,7 +92,13 @@ def test_a_finished_run_is_not_done_again_but_another_one_is(case, tmp_path):
     anew = run("file", 10**9, path, tmp_path, "--restart")
     assert f"iteration {ITERATIONS}/{ITERATIONS}" in anew.stdout
     assert_same(tmp_path, expected)
-    other = write_features(tmp_path / "other" / "some.h5", features(150, 8, 24, seed=6))
-    changed = run("file", 10**9, other, tmp_path)
+
+
+def test_a_changed_source_is_clustered_anew(tmp_path):
+    path = write_features(tmp_path / "some.h5", features(150, 8, 24, seed=6))
+    assert run("iteration", 3, path, tmp_path).returncode == -signal.SIGKILL
+    write_features(path, features(150, 8, 24, seed=5))
+    changed = run("file", 10**9, path, tmp_path)
+    assert "an interrupted run of another source" in changed.stderr
     assert f"iteration {ITERATIONS}/{ITERATIONS}" in changed.stdout
-    assert "rows assigned in" in changed.stdout
+    assert_same(tmp_path, cluster(path, tmp_path / "clean", 16, n_iter=ITERATIONS))

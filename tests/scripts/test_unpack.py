@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.common import ROOT
 
-from scripts.download.unpack import ArchiveError, Limits, unpack
+from feature_extraction.errors import DownloadError
+from scripts.download.policy import Stopped
+from scripts.download.unpack import Limits, unpack
 
 LIMITS = Limits(members=50, total_bytes=40_000_000, member_bytes=30_000_000)
 
@@ -108,7 +114,7 @@ def archive(tmp_path: Path) -> Path:
 
 def refused(path: Path, tmp_path: Path, reason: str) -> None:
     before = set(tmp_path.rglob("*"))
-    with pytest.raises(ArchiveError, match=reason) as error:
+    with pytest.raises(DownloadError, match=reason) as error:
         unpack(path, "top", tmp_path / "out", LIMITS)
     assert "Nothing of it was kept" in str(error.value)
     assert set(tmp_path.rglob("*")) == before, "something was written"
@@ -175,7 +181,7 @@ def test_flipped_bytes_are_never_kept(archive: Path, tmp_path: Path) -> None:
         out = tmp_path / f"out{i}"
         try:
             unpack(archive, "top", out, LIMITS)
-        except ArchiveError:
+        except DownloadError:
             assert not out.exists()
         else:
             assert (out / "1.jpg").read_bytes() == b"one"
@@ -185,7 +191,7 @@ def test_flipped_bytes_are_never_kept(archive: Path, tmp_path: Path) -> None:
 def test_what_is_there_is_not_touched(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
-    with pytest.raises(ArchiveError, match="holds something already"):
+    with pytest.raises(DownloadError, match="holds something already"):
         unpack(archive, "top", tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
 
@@ -194,7 +200,7 @@ def test_no_room(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     class Usage:
         free = 1
 
-    monkeypatch.setattr("scripts.download.unpack.shutil.disk_usage", lambda _: Usage)
+    monkeypatch.setattr("scripts.download.files.shutil.disk_usage", lambda _: Usage)
     refused(archive, tmp_path, "there is room for 1")
 
 
@@ -204,3 +210,105 @@ def test_leftovers_of_a_killed_run_are_replaced(archive: Path, tmp_path: Path) -
     (work / "half").touch()
     unpack(archive, "top", tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["1.jpg", "sub"]
+
+
+# --- one at a time, whole or not at all ----------------------------------------------------------------
+
+
+def test_a_second_process_is_told(archive: Path, tmp_path: Path) -> None:
+    """It neither waits without end nor touches what the first one writes."""
+    out = tmp_path / "out"
+
+    def second() -> None:
+        with pytest.raises(DownloadError, match="another process is unpacking it; wait for it"):
+            unpack(archive, "top", out)
+
+    assert unpack(archive, "top", out, check=second) == 2
+    assert sorted(p.name for p in out.iterdir()) == ["1.jpg", "sub"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.zip", "out"], "no lock file is left"
+
+
+def meddled(archive: Path, tmp_path: Path, meddle: Callable[[Path], None]) -> str:
+    """What is said when another program works in the folder that is being filled, before the last file."""
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            meddle(tmp_path / ".out.unpacking")
+
+    with pytest.raises(DownloadError, match="Nothing of it was kept") as error:
+        unpack(archive, "top", tmp_path / "out", check=check)
+    assert not (tmp_path / "out").exists()
+    assert unpack(archive, "top", tmp_path / "out") == 2, "the same command mends it"
+    return str(error.value)
+
+
+MEDDLING: dict[str, tuple[Callable[[Path], object], str]] = {
+    "removed": (lambda work: (work / "1.jpg").unlink(), "2 files were expected, 1 are there (1 missing"),
+    "added": (lambda work: (work / "3.jpg").touch(), "3 are there (0 missing, 1 not in the archive"),
+    "cut": (lambda work: (work / "1.jpg").write_bytes(b""), "1 of another size"),
+    "all removed": (shutil.rmtree, "1 missing"),
+    "in the way": (lambda work: (work / "sub").touch(), "sub"),
+}
+
+
+@pytest.mark.parametrize(("meddle", "reads"), MEDDLING.values(), ids=MEDDLING)
+def test_what_is_there_is_compared_with_the_list(
+    archive: Path, tmp_path: Path, meddle: Callable[[Path], None], reads: str
+) -> None:
+    assert reads in meddled(archive, tmp_path, meddle)
+
+
+def test_stopped_it_leaves_nothing(archive: Path, tmp_path: Path) -> None:
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise Stopped("stopped")
+
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(Stopped):
+        unpack(archive, "top", tmp_path / "out", check=check)
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_list_of_files_without_end_is_not_read(tmp_path: Path) -> None:
+    """zipfile reads an archive's list in one piece, however long it says that it is."""
+    path = tmp_path / "in.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(2000):
+            archive.writestr(f"top/{i}.jpg", b"")
+    limits = Limits(directory_bytes=1 << 16)
+    with pytest.raises(DownloadError, match=r"its list of files has \d+ bytes, more than 65536"):
+        unpack(path, "top", tmp_path / "out", limits)
+
+
+def test_killed_anywhere_it_unpacks_the_next_time(archive: Path, tmp_path: Path) -> None:
+    """The process is killed at each system call that makes, renames or syncs something."""
+    program = (
+        "import os, sys\nfrom pathlib import Path\nfrom scripts.download.unpack import unpack\n"
+        "left = int(sys.argv[3])\n"
+        "def hook(event, arguments):\n"
+        "    global left\n"
+        "    if event in ('open', 'os.mkdir', 'os.rename', 'os.remove', 'os.rmdir') and 'out' in str(arguments[0]):\n"
+        "        left -= 1\n"
+        "        if left < 0: os._exit(9)\n"
+        "sys.addaudithook(hook)\n"
+        "unpack(Path(sys.argv[1]), 'top', Path(sys.argv[2]))\n"
+    )
+    for k in range(40):
+        out = tmp_path / f"out{k}"
+        code = subprocess.run([sys.executable, "-c", program, archive, out, str(k)], check=False, cwd=ROOT).returncode
+        assert code in (0, 9)
+        if out.exists():
+            assert (out / "1.jpg").read_bytes() == b"one"
+            assert (out / "sub" / "2.jpg").read_bytes() == b"two" * 1000
+        else:
+            assert unpack(archive, "top", out) == 2
+        if code == 0:
+            return
+    pytest.fail("it never came to its end")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from helpers.common import DATA
 
 from feature_extraction.detector import checkpoint
-from feature_extraction.detector.build import find_checkpoint
-from feature_extraction.detector.config import DetectorConfig, read_config
+from feature_extraction.detector.config import FIXED, KEYS, DetectorConfig, fork_settings, read_config
+from feature_extraction.detector.files import find_checkpoint
 from feature_extraction.errors import CheckpointError
 from scripts.dev import synthetic_checkpoint
 
@@ -40,10 +43,95 @@ def test_published_configuration() -> None:
     assert (c.feature_dim, c.num_classes, c.stride_in_1x1, c.sampling_ratio) == (2048, 1601, False, 2)
 
 
+def altered(name: str, **values: Any) -> dict[str, Any]:
+    """The configuration of tests/data/NAME with keys (dots written as __) set, or left out where the value is ...."""
+    document: dict[str, Any] = yaml.safe_load((DATA / name / "config.yaml").read_text())
+    for key, value in values.items():
+        *parents, leaf = key.split("__")
+        node = document
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+        if value is ...:
+            del node[leaf]
+    return document
+
+
+def written(folder: Path, document: Any) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(document if isinstance(document, str) else yaml.safe_dump(document))
+    return path
+
+
+def refusal(path: Path) -> str:
+    """The message of what is refused: always one line."""
+    with pytest.raises(CheckpointError) as caught:
+        read_config(path)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    assert len(message) < 600 + len(str(path))
+    return message
+
+
 def test_the_fork_writes_sequences_as_text(tmp_path: Path) -> None:
-    path = tmp_path / "c.yaml"
-    path.write_text('MODEL: {BACKBONE: {CONV_BODY: R-50-FPN}, RPN: {ANCHOR_STRIDE: "(4, 8, 16, 32, 64)"}}')
-    assert read_config(path).anchor_strides == (4, 8, 16, 32, 64)
+    path = written(tmp_path, altered("tiny", MODEL__RPN__ANCHOR_STRIDE="(4, 8, 16, 32, 64)"))
+    assert read_config(path) == config_of("tiny")
+
+
+def test_silence_about_what_the_recipe_needs_is_accepted(tmp_path: Path) -> None:
+    """The published file states three of these keys; ours and files of before did not."""
+    said = [key for key in FIXED if key.rpartition(".")[2] in (DATA / "tiny/config.yaml").read_text()]
+    assert {key.rpartition(".")[2] for key in said} >= {"FEATURE_EXTRACTOR", "PREDICTOR", "RETURN_FC_FEATS", "USE_FPN"}
+    silent = altered("tiny", **{key.replace(".", "__"): ... for key in said})
+    assert read_config(written(tmp_path, silent)) == config_of("tiny")
+
+
+@pytest.mark.parametrize("key", FIXED)
+def test_another_recipe_is_refused(tmp_path: Path, key: str) -> None:
+    only = FIXED[key]
+    other = (not only) if isinstance(only, bool) else f"Other{only}" if isinstance(only, str) else only + 3
+    message = refusal(written(tmp_path, altered("tiny", **{key.replace(".", "__"): other})))
+    assert key in message
+    assert repr(other) in message
+    assert f"{only!r} only" in message
+
+
+# what the fork builds where a file is silent: maskrcnn_benchmark/config/defaults.py
+FORK_DEFAULTS = {
+    "NUM_GROUPS": 1, "WIDTH_PER_GROUP": 64, "STRIDE_IN_1X1": True, "STEM_OUT_CHANNELS": 64, "RES2_OUT_CHANNELS": 256,
+    "OUT_CHANNELS": 1024, "ANCHOR_STRIDE": (16,), "ANCHOR_SIZES": (32, 64, 128, 256, 512), "ASPECT_RATIOS": (0.5, 1, 2),
+    "PRE_NMS_TOP_N_TEST": 6000, "POST_NMS_TOP_N_TEST": 1000, "FPN_POST_NMS_TOP_N_TEST": 2000, "NMS_THRESH": 0.7,
+    "POOLER_RESOLUTION": 14, "POOLER_SCALES": (1 / 16,), "POOLER_SAMPLING_RATIO": 0, "MLP_HEAD_DIM": 1024,
+    "NUM_CLASSES": 81,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_silence_means_what_it_means_to_the_fork(tmp_path: Path, name: str) -> None:
+    key = KEYS[name]
+    path = written(tmp_path, altered("x152", **{key.path.replace(".", "__"): None}))
+    fork = FORK_DEFAULTS[key.path.rpartition(".")[2]]
+    if key.default is None:  # a model that this detector is not: never built in its place
+        message = refusal(path)
+        assert f"says nothing of {key.path}" in message
+        assert repr(key.published) in message
+    else:
+        assert getattr(read_config(path), name) == fork
+        assert key.default == fork
+
+
+def test_the_forks_defaults_are_as_written_here() -> None:
+    cfg = pytest.importorskip("maskrcnn_benchmark.config", reason="the fork is not installed").cfg
+    for key in KEYS.values():
+        node = cfg
+        for part in key.path.split("."):
+            node = node[part]
+        assert FORK_DEFAULTS[key.path.rpartition(".")[2]] == node, key.path
+    cfg.clone().merge_from_list(fork_settings())  # every key exists there and has this type
+
+
+BASE = "MODEL: {BACKBONE: {CONV_BODY: R-50-FPN}}"
 
 
 @pytest.mark.parametrize(
@@ -51,24 +139,99 @@ def test_the_fork_writes_sequences_as_text(tmp_path: Path) -> None:
     [
         ("", ["no MODEL section"]),
         ("[1, 2]", ["no MODEL section"]),
+        ("MODEL: 3", ["no MODEL section"]),
         ("{unclosed", ["not a YAML file"]),
         ("MODEL: !!python/object/apply:os.system ['true']", ["not a YAML file"]),
         ("MODEL: {BACKBONE: {CONV_BODY: R-34-FPN}}", ["CONV_BODY", "R-34-FPN", "R-152-FPN"]),
         ("MODEL: {BACKBONE: {CONV_BODY: R-50-C4}}", ["CONV_BODY", "R-50-C4"]),
-        ("MODEL: {BACKBONE: {CONV_BODY: R-50-FPN}, RESNETS: {NUM_GROUPS: many}}", ["NUM_GROUPS", "many"]),
-        ("MODEL: {BACKBONE: {CONV_BODY: R-50-FPN}, RESNETS: {NUM_GROUPS: -3}}", ["NUM_GROUPS", "positive"]),
-        ("MODEL: {BACKBONE: {CONV_BODY: R-50-FPN}, RESNETS: {STRIDE_IN_1X1: 7}}", ["STRIDE_IN_1X1", "7"]),
-        ("MODEL: {BACKBONE: {CONV_BODY: R-50-FPN}, RPN: {USE_FPN: false}}", ["RPN.USE_FPN", "False"]),
-        ("MODEL: {BACKBONE: {CONV_BODY: R-50-FPN}, RPN: {ANCHOR_STRIDE: [16]}}", ["ANCHOR_STRIDE", "proposes on 5"]),
+        ("MODEL: {BACKBONE: R-50-FPN}", ["CONV_BODY", "None"]),
+        (BASE, ["says nothing of MODEL.RPN.ANCHOR_STRIDE", "(4, 8, 16, 32, 64)"]),
     ],
 )
 def test_bad_configurations_are_named(tmp_path: Path, text: str, fragments: list[str]) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text(text)
-    with pytest.raises(CheckpointError) as caught:
-        read_config(path)
+    message = refusal(written(tmp_path, text))
     for fragment in fragments:
-        assert fragment in str(caught.value)
+        assert fragment in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fragments"),
+    [
+        ("RESNETS.NUM_GROUPS", "many", ["NUM_GROUPS", "many"]),
+        ("RESNETS.NUM_GROUPS", -3, ["NUM_GROUPS", "positive"]),
+        ("RESNETS.NUM_GROUPS", True, ["NUM_GROUPS", "True"]),
+        ("RESNETS.NUM_GROUPS", 8.5, ["NUM_GROUPS", "8.5"]),
+        ("RESNETS.NUM_GROUPS", [32], ["NUM_GROUPS", "[32]"]),
+        ("RESNETS.STRIDE_IN_1X1", 7, ["STRIDE_IN_1X1", "7"]),
+        ("RPN.ANCHOR_STRIDE", [16], ["ANCHOR_STRIDE", "proposes on 5"]),
+        ("RPN.ANCHOR_STRIDE", 16, ["ANCHOR_STRIDE", "(4, 8, 16, 32, 64)"]),
+        ("RPN.ANCHOR_STRIDE", {"a": 1}, ["ANCHOR_STRIDE"]),
+        ("RPN.ANCHOR_STRIDE", [4, 8, 16, 32, [64]], ["ANCHOR_STRIDE"]),
+        ("RPN.ASPECT_RATIOS", [], ["ASPECT_RATIOS"]),
+        ("ROI_BOX_HEAD.POOLER_SCALES", [0.0625], ["POOLER_SCALES", "4 pyramid levels"]),
+        ("ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 0, ["POOLER_SAMPLING_RATIO", "positive"]),
+        ("ROI_BOX_HEAD.MLP_HEAD_DIM", float("inf"), ["MLP_HEAD_DIM", "inf"]),
+        ("ROI_BOX_HEAD.MLP_HEAD_DIM", 10**30, ["MLP_HEAD_DIM", "at most"]),
+        ("RPN.NMS_THRESH", float("nan"), ["NMS_THRESH", "nan"]),
+        ("RPN.NMS_THRESH", 10**400, ["NMS_THRESH"]),
+        ("RPN.PRE_NMS_TOP_N_TEST", 10**7, ["PRE_NMS_TOP_N_TEST", "at most"]),
+    ],
+)
+def test_bad_values_are_named(tmp_path: Path, key: str, value: Any, fragments: list[str]) -> None:
+    message = refusal(written(tmp_path, altered("tiny", **{f"MODEL.{key}".replace(".", "__"): value})))
+    for fragment in fragments:
+        assert fragment in message
+
+
+def laughs(levels: int) -> str:
+    """Ten times ten times ten ... of one list, by aliases."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]" for i in range(levels)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x: " + "[" * 3000 + "]" * 3000,
+        "x: " + "[" * 3000,
+        "? " * 3000 + "x",
+        "- " * 3000 + "x",
+        laughs(8) + "\nMODEL: {BACKBONE: {CONV_BODY: *a8}}",
+        laughs(8) + "\n" + BASE.replace("R-50-FPN", "R-50-FPN}, ROI_BOX_HEAD: {NUM_CLASSES: *a8"),
+        "x: &x [*x]",
+        "x: 2001-99-99",
+        "x: !!int ''",
+        "x: !!timestamp never",
+        "x: !!bool perhaps",
+        "x: !!float 1e",
+        "x: !!binary '*'",
+        "x: " + "9" * 5000,
+        "x: 0x" + "f" * 4090,
+        "MODEL: {BACKBONE: {CONV_BODY: R-" + "9" * 4000 + "-FPN}}",
+        "MODEL: {BACKBONE: {CONV_BODY: 0x" + "f" * 4090 + "}}",
+        "'" + "(" * 4000 + "': 1",
+        BASE.replace("}}", "}, RPN: {ANCHOR_STRIDE: '" + "(" * 4000 + "'}}"),
+        BASE.replace("}}", "}, RPN: {ANCHOR_STRIDE: '" + "-" * 4000 + "1'}}"),
+        "x: '" + "y" * 300_000 + "'",
+        "MODEL:\n" + "  K: 1\n" * 100_000,
+        "\0",
+        "x: \x1b[31m",
+        "x: y: z",
+    ],
+)
+def test_hostile_configurations_are_refused_soon_in_one_line(tmp_path: Path, text: str) -> None:
+    start = time.process_time()
+    message = refusal(written(tmp_path, text))
+    assert message.isprintable()
+    assert time.process_time() - start < 10
+
+
+def test_a_configuration_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(b"\xff\xfeMODEL")
+    assert "not a YAML file" in refusal(path)
+    assert "cannot be read" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_extraction.detector import boxes as box_ops
-from feature_extraction.detector import build as engines
+from feature_extraction.detector import layers
 from feature_extraction.detector.anchors import anchor_boxes, base_anchors
+from feature_extraction.detector.build import Detector, identity, is_synthetic, load_detector
+from feature_extraction.detector.checkpoint import read_tensors
 from feature_extraction.detector.faster_rcnn import ALL_LEVELS
+from feature_extraction.detector.files import CheckpointFiles, find_checkpoint
 from feature_extraction.detector.roi_heads import pyramid_level, roi_align
+from feature_extraction.errors import KitError
 from feature_extraction.regions import grid_cells
 
 
@@ -50,10 +56,10 @@ def test_touching_boxes_share_pixels_but_neighbours_do_not() -> None:
 
 def test_decoding_by_hand() -> None:
     anchor = as_boxes((0, 0, 9, 19))  # 10 x 20 around (5, 10)
-    assert box_ops.decode(torch.zeros(1, 4), anchor).tolist() == [[0, 0, 9, 19]]
-    moved = box_ops.decode(torch.tensor([[0.5, -0.25, 0.0, 0.0]]), anchor)
+    assert box_ops.decode_deltas(torch.zeros(1, 4), anchor).tolist() == [[0, 0, 9, 19]]
+    moved = box_ops.decode_deltas(torch.tensor([[0.5, -0.25, 0.0, 0.0]]), anchor)
     assert moved.tolist() == [[5, -5, 14, 14]]
-    grown = box_ops.decode(torch.tensor([[0.0, 0.0, 100.0, 0.0]]), anchor)  # at most 62.5 times as wide
+    grown = box_ops.decode_deltas(torch.tensor([[0.0, 0.0, 100.0, 0.0]]), anchor)  # at most 62.5 times as wide
     assert grown[0, 2].item() - grown[0, 0].item() + 1 == pytest.approx(625)
 
 
@@ -100,7 +106,7 @@ def greedy(rows: np.ndarray, order: list[int], threshold: float) -> list[int]:
 @given(boxes_strategy, st.sampled_from([0.3, 0.45, 0.71]))
 @settings(max_examples=150, deadline=None)
 def test_suppression_is_the_greedy_one(boxes: torch.Tensor, threshold: float) -> None:
-    keep = box_ops.suppress(boxes[None], torch.ones(1, len(boxes), dtype=torch.bool), threshold)[0]
+    keep = box_ops.nms(boxes[None], torch.ones(1, len(boxes), dtype=torch.bool), threshold)[0]
     assert keep.nonzero().squeeze(1).tolist() == greedy(boxes.numpy(), list(range(len(boxes))), threshold)
 
 
@@ -108,7 +114,7 @@ def test_suppression_of_groups_is_independent_and_ignores_padding() -> None:
     same = as_boxes((0, 0, 9, 9), (0, 0, 9, 9), (50, 50, 59, 59))
     apart = as_boxes((0, 0, 9, 9), (20, 20, 29, 29), (0, 0, 9, 9))
     valid = torch.tensor([[True, True, True], [False, True, True]])
-    keep = box_ops.suppress(torch.stack([same, apart]), valid, 0.5)
+    keep = box_ops.nms(torch.stack([same, apart]), valid, 0.5)
     assert keep.tolist() == [[True, False, True], [False, True, True]]
 
 
@@ -229,28 +235,36 @@ def test_roi_align_is_the_plain_one(seed: int, scale: float, samples: int) -> No
 # --- the whole ---------------------------------------------------------------------------------------------
 
 
-def test_grid_path_is_bit_for_bit_the_full_model(tiny_checkpoint) -> None:
-    engine = engines.load(engines.find_checkpoint(tiny_checkpoint), "native", torch.device("cpu"), "float32")
+def loaded(folder: Path, precision: str = "float32") -> Detector:
+    return load_detector(find_checkpoint(folder), engine="native", device=torch.device("cpu"), precision=precision)
+
+
+def noise(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 60
+
+
+def test_grid_path_is_bit_for_bit_the_full_model(tiny_checkpoint: Path) -> None:
+    detector = loaded(tiny_checkpoint)
     for height, width in ((800, 1056), (800, 800), (544, 1312)):
-        images = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(1)) * 60
+        images = noise(1, 1, 3, height, width)
         cells = grid_cells(height, width)
-        few = engine.detector.region_features(images, [cells])
+        few = detector.region_features(images, [cells])
         with torch.inference_mode():
-            every = engine.detector._pyramid(images, ALL_LEVELS)
-            full = engine.detector.head.features(every, [cells])
+            every = detector.model._pyramid(images, ALL_LEVELS)
+            full = detector.model.head.features(every, [cells], pyramid_level(cells))
         assert torch.equal(few, full)
 
 
 @pytest.mark.parametrize("kind", ["grid", "boxes"])
-def test_a_batch_gives_what_single_images_give(tiny_checkpoint, kind: str) -> None:
-    engine = engines.load(engines.find_checkpoint(tiny_checkpoint), "native", torch.device("cpu"), "float32")
-    images = torch.randn(3, 3, 480, 640, generator=torch.Generator().manual_seed(2)) * 60
+def test_a_batch_gives_what_single_images_give(tiny_checkpoint: Path, kind: str) -> None:
+    detector = loaded(tiny_checkpoint)
+    images = noise(2, 3, 3, 480, 640)
     if kind == "grid":
         cells = grid_cells(480, 640)
-        together = engine.detector.region_features(images, [cells] * 3).split(64)
-        alone = [engine.detector.region_features(images[i : i + 1], [cells]) for i in range(3)]
+        together = detector.region_features(images, [cells] * 3).split(64)
+        alone = [detector.region_features(images[i : i + 1], [cells]) for i in range(3)]
     else:
-        batch, single = engine.detector.detect(images), [engine.detector.detect(images[i : i + 1])[0] for i in range(3)]
+        batch, single = detector.detect(images), [detector.detect(images[i : i + 1])[0] for i in range(3)]
         for b, s in zip(batch, single, strict=True):
             torch.testing.assert_close(b.proposals, s.proposals, atol=1e-2, rtol=0)
         together, alone = [b.fc6 for b in batch], [s.fc6 for s in single]
@@ -258,14 +272,117 @@ def test_a_batch_gives_what_single_images_give(tiny_checkpoint, kind: str) -> No
         assert (b - s).abs().max() <= 1e-5 * s.abs().max()
 
 
-@pytest.mark.parametrize("precision", ["bfloat16"])
-def test_lower_precision_stays_near(tiny_checkpoint, precision: str) -> None:
-    files = engines.find_checkpoint(tiny_checkpoint)
-    exact = engines.load(files, "native", torch.device("cpu"), "float32").detector
-    faster = engines.load(files, "native", torch.device("cpu"), precision).detector
-    images = torch.randn(1, 3, 480, 640, generator=torch.Generator().manual_seed(3)) * 60
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("instructions", ["the processor's", "none"])
+def test_lower_precision_stays_near(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, precision: str, instructions: str
+) -> None:
+    exact = loaded(tiny_checkpoint)
+    if instructions == "none":  # as on a processor whose oneDNN refuses the type
+        monkeypatch.setattr(layers, "has_fused_convolution", lambda dtype: dtype == torch.float32)
+    faster = loaded(tiny_checkpoint, precision)
+    if instructions == "none":
+        assert faster.emulated
+    images = noise(3, 1, 3, 480, 640)
     cells = grid_cells(480, 640)
     a, b = exact.region_features(images, [cells]), faster.region_features(images, [cells])
     assert b.dtype == torch.float32
     assert 0 < (a - b).abs().max() < 0.1 * a.abs().max()
     assert len(faster.detect(images)[0].proposals) > 100
+
+
+def test_weights_of_a_lower_precision_are_rounded_to_it_whatever_they_are_kept_in(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "has_fused_convolution", lambda dtype: dtype == torch.float32)
+    model = loaded(tiny_checkpoint, "bfloat16").model
+    for name, buffer in model.named_buffers():
+        assert buffer.dtype == torch.float32
+        if not name.startswith("rpn.base"):
+            assert torch.equal(buffer, buffer.bfloat16().float()), name
+
+
+def test_without_the_fused_convolution_the_plain_one_computes_the_same(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An internal operator that another PyTorch may lack, or take other arguments."""
+    images, cells = noise(4, 1, 3, 320, 480), grid_cells(320, 480)
+    expected = loaded(tiny_checkpoint).region_features(images, [cells])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise TypeError("_convolution_pointwise() takes other arguments today")
+
+    layers.has_fused_convolution.cache_clear()
+    monkeypatch.setattr(layers, "_fused", refuse)
+    try:
+        assert not layers.has_fused_convolution(torch.float32)
+        plain = loaded(tiny_checkpoint)
+        found = plain.region_features(images, [cells])
+    finally:
+        layers.has_fused_convolution.cache_clear()
+    assert not plain.emulated
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("fault", ["wrong sum", "no relu", "another type"])
+def test_a_fused_convolution_that_computes_something_else_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    def other(
+        x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *_: object, relu: bool, add: object, **__: object
+    ):
+        y = torch.nn.functional.conv2d(x, weight, bias, 1, 1, 1, 2)
+        y = y if add is None or fault == "wrong sum" else y + add
+        y = y if fault == "no relu" else y.relu()
+        return y.double() if fault == "another type" else y
+
+    layers.has_fused_convolution.cache_clear()
+    monkeypatch.setattr(layers, "_fused", other)
+    try:
+        assert not layers.has_fused_convolution(torch.float32)
+    finally:
+        layers.has_fused_convolution.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "error"),
+    [
+        ("native", "tf32", "needs a GPU"),
+        ("native", "float64", "known are float32, tf32"),
+        ("docker", "float32", "known are native, reference"),
+        ("reference", "bfloat16", "reference engine computes in float32 or tf32"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_before_the_weights_are_read(
+    tiny_checkpoint: Path, tmp_path: Path, engine: str, precision: str, error: str
+) -> None:
+    files = CheckpointFiles(find_checkpoint(tiny_checkpoint).config, tmp_path / "missing.pth")
+    with pytest.raises(KitError, match=error):
+        load_detector(files, engine=engine, device=torch.device("cpu"), precision=precision)
+
+
+# --- synthetic weights ---------------------------------------------------------------------------------------
+
+
+def test_synthetic_weights_are_recognised(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    assert loaded(tiny_checkpoint).synthetic
+    assert is_synthetic(find_checkpoint(tiny_checkpoint))
+    tensors = read_tensors(tiny_checkpoint / "detectron_model.pth")
+    # a file of another program after the same rules, on another C library: prefixed names, a last bit that differs
+    other = {f"module.{name}": tensor + 4e-7 for name, tensor in tensors.items()}
+    torch.save({"model": other, "iteration": 1}, tmp_path / "detectron_model.pth")
+    (tmp_path / "detectron_config.yaml").write_bytes((tiny_checkpoint / "detectron_config.yaml").read_bytes())
+    assert loaded(tmp_path).synthetic
+
+
+def test_other_weights_are_not_called_synthetic(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    tensors = read_tensors(tiny_checkpoint / "detectron_model.pth")
+    trained = {name: tensor * 1.01 for name, tensor in tensors.items()}
+    torch.save({"model": trained}, tmp_path / "detectron_model.pth")
+    (tmp_path / "detectron_config.yaml").write_bytes((tiny_checkpoint / "detectron_config.yaml").read_bytes())
+    assert not loaded(tmp_path).synthetic
+
+
+def test_what_is_written_into_files_has_kept_its_keys(tiny_checkpoint: Path) -> None:
+    made_by = identity(find_checkpoint(tiny_checkpoint), "native", torch.device("cpu"), "float32")
+    assert list(made_by) == ["engine", "precision", "device", "checkpoint_sha256", "config_sha256", "torch"]

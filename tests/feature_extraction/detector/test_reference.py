@@ -16,10 +16,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from feature_extraction.detector import build as engine
 from feature_extraction.detector import reference
+from feature_extraction.detector.build import load_detector
 from feature_extraction.detector.checkpoint import expected_tensors, read_tensors
 from feature_extraction.detector.config import read_config
+from feature_extraction.detector.files import CheckpointFiles, find_checkpoint
 from feature_extraction.errors import CheckpointError, DeviceError
 from feature_extraction.regions import grid_cells
 
@@ -47,7 +48,8 @@ class ImageList:
 
 class Config:
     def __init__(self) -> None:
-        self.path, self.device = Path(), ""
+        self.path = Path()
+        self.settings: dict[str, Any] = {}
 
     def clone(self) -> Config:
         return Config()
@@ -57,9 +59,9 @@ class Config:
             raise KeyError("Non-existent config key: unknown")
         self.path = Path(path)
 
-    def merge_from_list(self, pairs: list[str]) -> None:
-        assert pairs[0] == "MODEL.DEVICE"
-        self.device = pairs[1]
+    def merge_from_list(self, pairs: list[Any]) -> None:
+        assert len(pairs) % 2 == 0
+        self.settings = dict(zip(pairs[::2], pairs[1::2], strict=True))
 
 
 class Model(nn.Module):
@@ -83,9 +85,7 @@ class Model(nn.Module):
         from feature_extraction.detector.checkpoint import build
 
         files = SimpleNamespace(path=self.config.path)
-        return build(files.path, read_config(files.path), self.names)[0].place(
-            CPU, torch.float32, torch.contiguous_format
-        )
+        return build(files.path, read_config(files.path), self.names)[0].place(CPU, torch.float32)
 
     def backbone(self, images: Tensor) -> list[Tensor]:
         assert images.is_contiguous()
@@ -135,17 +135,20 @@ def fork(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[bytes], N
     return install
 
 
-def test_without_the_fork(tiny_checkpoint: Path) -> None:
-    files = engine.find_checkpoint(tiny_checkpoint)
+def test_without_the_fork(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "maskrcnn_benchmark"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "maskrcnn_benchmark", None)  # not to be had, though it may be installed
+    files = find_checkpoint(tiny_checkpoint)
     with pytest.raises(ImportError, match=r"original detector.*make docker-build"):
-        engine.load(files, "reference", CPU, "float32")
+        load_detector(files, engine="reference", device=CPU, precision="float32")
 
 
 def test_same_as_native(tiny_checkpoint: Path, fork: Callable[[], None]) -> None:
     fork()
-    files = engine.find_checkpoint(tiny_checkpoint)
-    oracle = engine.load(files, "reference", CPU, "float32").detector
-    native = engine.load(files, "native", CPU, "float32").detector
+    files = find_checkpoint(tiny_checkpoint)
+    oracle = load_detector(files, engine="reference", device=CPU, precision="float32")
+    native = load_detector(files, engine="native", device=CPU, precision="float32")
     channels_last = IMAGES.contiguous(memory_format=torch.channels_last)
     cells = [grid_cells(64, 96)] * 2
     torch.testing.assert_close(
@@ -160,7 +163,7 @@ def test_same_as_native(tiny_checkpoint: Path, fork: Callable[[], None]) -> None
 
 def test_weights_that_do_not_fit_are_named(tiny_checkpoint: Path, tmp_path: Path, fork: Callable[[], None]) -> None:
     fork()
-    files = engine.find_checkpoint(tiny_checkpoint)
+    files = find_checkpoint(tiny_checkpoint)
     tensors = dict(read_tensors(files.model))
     del tensors["backbone.fpn.fpn_inner1.weight"]
     tensors["roi_heads.box.feature_extractor.fc6.weight"] = torch.zeros(3, 3)
@@ -169,27 +172,55 @@ def test_weights_that_do_not_fit_are_named(tiny_checkpoint: Path, tmp_path: Path
     with pytest.raises(
         CheckpointError, match=r"in 2 tensors: .*fpn_inner1.weight .*missing.*fc6.weight.*found \[3, 3\]"
     ):
-        reference.load(engine.find_checkpoint(tmp_path), CPU)
+        reference.load(find_checkpoint(tmp_path), CPU)
 
 
 def test_a_configuration_the_fork_refuses(tiny_checkpoint: Path, tmp_path: Path, fork: Callable[[], None]) -> None:
     fork()
-    files = engine.find_checkpoint(tiny_checkpoint)
+    files = find_checkpoint(tiny_checkpoint)
     config = tmp_path / "config.yaml"
-    config.write_text("unknown: 1\n")
+    config.write_text(files.config.read_text() + "unknown: 1\n")
     with pytest.raises(CheckpointError, match=r"not a configuration the fork accepts.*unknown"):
-        reference.load(engine.CheckpointFiles(config, files.model), CPU)
+        reference.load(CheckpointFiles(config, files.model), CPU)
+
+
+def test_the_fork_is_told_what_it_needs(tiny_checkpoint: Path, tmp_path: Path, fork: Callable[[], None]) -> None:
+    """Its own defaults for what a configuration is silent about make another model."""
+    fork()
+    files = find_checkpoint(tiny_checkpoint)
+    needed = {"FEATURE_EXTRACTOR": "FPN2MLPFeatureExtractor", "PREDICTOR": "FPNPredictor", "RETURN_FC_FEATS": True}
+    silent = tmp_path / "config.yaml"
+    silent.write_text(
+        "\n".join(line for line in files.config.read_text().splitlines() if not any(key in line for key in needed))
+    )
+    settings = reference.load(CheckpointFiles(silent, files.model), CPU).model.config.settings
+    assert {key: settings[f"MODEL.ROI_BOX_HEAD.{key}"] for key in needed} == needed
+    assert settings["MODEL.DEVICE"] == "cpu"
+    assert settings["MODEL.RPN.USE_FPN"] is True
+    assert settings["MODEL.ROI_BOX_HEAD.ATTR"] is False
+
+
+def test_a_configuration_that_says_otherwise_is_refused_by_both(
+    tiny_checkpoint: Path, tmp_path: Path, fork: Callable[[], None]
+) -> None:
+    fork()
+    files = find_checkpoint(tiny_checkpoint)
+    other = tmp_path / "config.yaml"
+    other.write_text(files.config.read_text().replace("PREDICTOR: FPNPredictor", "PREDICTOR: FastRCNNPredictor"))
+    for name in ("native", "reference"):
+        with pytest.raises(CheckpointError, match=r"PREDICTOR is 'FastRCNNPredictor'; .* 'FPNPredictor' only"):
+            load_detector(CheckpointFiles(other, files.model), engine=name, device=CPU, precision="float32")
 
 
 def test_an_extension_without_cuda_is_named(tiny_checkpoint: Path, fork: Callable[[bytes], None]) -> None:
     fork(b"\x7fELF")
     with pytest.raises(ImportError, match=r"compiled without CUDA.*FORCE_CUDA"):
-        reference.load(engine.find_checkpoint(tiny_checkpoint), torch.device("cuda"))
+        reference.load(find_checkpoint(tiny_checkpoint), torch.device("cuda"))
 
 
 def test_the_forks_own_message_is_explained(tiny_checkpoint: Path, fork: Callable[[], None]) -> None:
     fork()
-    oracle = reference.load(engine.find_checkpoint(tiny_checkpoint), CPU)
+    oracle = reference.load(find_checkpoint(tiny_checkpoint), CPU)
 
     def backbone(_: Tensor) -> None:
         raise RuntimeError("Not compiled with GPU support")
@@ -202,4 +233,4 @@ def test_the_forks_own_message_is_explained(tiny_checkpoint: Path, fork: Callabl
 def test_only_the_precisions_it_was_written_for(tiny_checkpoint: Path, fork: Callable[[], None]) -> None:
     fork()
     with pytest.raises(DeviceError, match="float32 or tf32"):
-        engine.load(engine.find_checkpoint(tiny_checkpoint), "reference", CPU, "bfloat16")
+        load_detector(find_checkpoint(tiny_checkpoint), engine="reference", device=CPU, precision="bfloat16")

@@ -1,0 +1,68 @@
+"""Command lines that answer a mistake in one line, with the nearest right word. Standard library only."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from .config import EXIT_USAGE
+from .errors import UsageError
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """The end of a message: the known words, and the one that was probably meant."""
+    close = difflib.get_close_matches(word.lower(), [k.lower() for k in known], 1, 0.5)
+    meant = next((k for k in known if close and k.lower() == close[0]), None)
+    return f"known: {', '.join(known)}" + (f"; did you mean {meant!r}?" if meant else "")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=settings.pop("allow_abbrev", True), **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the mistake, the nearest right word and where to read more; exit with 2."""
+        choice = re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", message, re.S)
+        if choice:
+            known = [word.strip("' ") for word in choice[2].split(",")]
+            message = f"{message[: choice.start()]}no {choice[1]!r}; {nearest(choice[1], known)}"
+        unknown = re.fullmatch(r"unrecognized arguments: (\S+).*", message, re.S)
+        if unknown and unknown[1].startswith("-"):
+            flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+            close = difflib.get_close_matches(unknown[1].partition("=")[0], flags, 1, 0.5)
+            message = f"no flag {unknown[1]}" + (f"; did you mean {close[0]}?" if close else "")
+        print(f"{self.prog}: error: {message} (see --help)", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+def share(text: str) -> tuple[int, int]:
+    """``i/n`` -> (i - 1, n)."""
+    try:
+        index, count = (int(part) for part in text.split("/"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form i/n, for example 1/4") from None
+    if not 1 <= index <= count:
+        raise argparse.ArgumentTypeError(f"{text!r}: i counts from 1 to n")
+    return index - 1, count
+
+
+def choose(what: str, word: str, known: Sequence[str]) -> str:
+    """``word`` if it is known. Raises UsageError with the nearest right one."""
+    if word not in known:
+        raise UsageError(f"no {what} {word!r}; {nearest(word, known)}")
+    return word

@@ -1,0 +1,131 @@
+"""Which images share a batch, and decoding ahead of the detector.
+
+Which images share a batch depends on the list alone, not on what is done or on the number of processes: the last bits
+of a feature may depend on the batch it was computed in. Images are cut into windows; every n-th window is one
+process's; within one, images of the same network size are put together.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .errors import ImageError
+from .features import Arrays, NetworkInput
+from .images.listing import ImageFile
+from .progress import Progress
+from .storage.source import Source
+
+WINDOW: int = 8
+"""Batches per window: enough for images of one size to find each other."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image on its way, with what has become of it so far."""
+
+    image: ImageFile
+    outcome: NetworkInput | Arrays | ImageError
+    source: Source | None = None
+    """What was read; None where nothing could be."""
+
+    def now(self, outcome: Arrays | ImageError) -> Item:
+        """The same image, one step on."""
+        return replace(self, outcome=outcome)
+
+
+Load = Callable[[ImageFile], Item]
+"""Reads one image; never raises ImageError, the item carries it."""
+
+
+def windows(images: Sequence[ImageFile], batch_size: int, index: int, count: int) -> Iterator[Sequence[ImageFile]]:
+    """The windows of process ``index`` of ``count``."""
+    size = 1 if batch_size == 1 else WINDOW * batch_size
+    for number, start in enumerate(range(0, len(images), size)):
+        if number % count == index:
+            yield images[start : start + size]
+
+
+def plan_batches(
+    mine: Iterable[Sequence[ImageFile]], todo: set[str], batch_size: int, network_size: Callable[[ImageFile], Any]
+) -> Iterator[tuple[Sequence[ImageFile], int]]:
+    """The batches of these windows that have something to do, and how many images were passed over before each."""
+    skipped = 0
+    for window in mine:
+        if todo.isdisjoint(image.id for image in window):
+            skipped += len(window)
+            continue
+        for batch in _same_size(window, batch_size, network_size) if batch_size > 1 else [window]:
+            if todo.isdisjoint(image.id for image in batch):
+                skipped += len(batch)
+                continue
+            yield batch, skipped
+            skipped = 0
+
+
+def _same_size(
+    images: Sequence[ImageFile], batch_size: int, network_size: Callable[[ImageFile], Any]
+) -> Iterator[Sequence[ImageFile]]:
+    groups: dict[Any, list[ImageFile]] = {}
+    for image in images:
+        try:
+            key = network_size(image)
+        except ImageError:
+            key = image.id  # it will fail when it is decoded, alone
+        groups.setdefault(key, []).append(image)
+    for group in groups.values():
+        for start in range(0, len(group), batch_size):
+            yield group[start : start + batch_size]
+
+
+def of_one_size(items: Iterable[Item]) -> Iterator[list[tuple[Item, NetworkInput]]]:
+    """The items that were read, in groups of one network size: a header may lie, what was decoded decides."""
+    read = [(item, item.outcome) for item in items if isinstance(item.outcome, NetworkInput)]
+    read.sort(key=lambda pair: pair[1].pixels.shape)
+    for _, group in itertools.groupby(read, key=lambda pair: pair[1].pixels.shape):
+        yield list(group)
+
+
+def read_ahead(
+    batches: Iterable[tuple[Sequence[ImageFile], int]],
+    load: Load,
+    workers: int,
+    progress: Progress,
+    stopping: threading.Event,
+) -> Iterator[list[Item]]:
+    """Batches decoded by a pool of threads, in order, at most about two images per worker and one batch ahead.
+
+    Ends early when ``stopping`` is set."""
+    pool = ThreadPoolExecutor(workers, "decode")
+    try:
+        for futures in _started_ahead(_started(pool, load, batches, progress), 2 * workers):
+            with progress.clock("wait for decode"):
+                items = [future.result() for future in futures if not stopping.is_set()]
+            if stopping.is_set():
+                return
+            yield items
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _started(
+    pool: ThreadPoolExecutor, load: Load, batches: Iterable[tuple[Sequence[ImageFile], int]], progress: Progress
+) -> Iterator[list[Future[Item]]]:
+    for batch, skipped in batches:
+        progress.skip(skipped)
+        yield [pool.submit(load, image) for image in batch]
+
+
+def _started_ahead(started: Iterator[list[Future[Item]]], most: int) -> Iterator[list[Future[Item]]]:
+    """The same, a batch and about ``most`` images before they are asked for."""
+    waiting: deque[list[Future[Item]]] = deque()
+    for futures in started:
+        waiting.append(futures)
+        if len(waiting) > 1 and sum(map(len, waiting)) >= most:
+            yield waiting.popleft()
+    yield from waiting

@@ -1,0 +1,45 @@
+"""The two files of a checkpoint, and where they are looked for. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import catalog, places
+from ..errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """The two files of a checkpoint."""
+
+    config: Path
+    model: Path
+
+
+def find_checkpoint(folder: Path | None = None) -> CheckpointFiles:
+    """The files in ``folder``, or in the first of ``places.checkpoint_folders()`` that holds both.
+
+    They have the names the scripts read or those the published README saves. Raises CheckpointError that names what was
+    looked for and where."""
+    folders = [folder] if folder is not None else places.checkpoint_folders()
+    complaint = ""
+    for place in folders:
+        found = {script: _first(place, script, readme) for script, readme in catalog.README_CHECKPOINT_NAMES.items()}
+        config, model = found["detectron_config.yaml"], found["detectron_model.pth"]
+        if config is not None and model is not None:
+            return CheckpointFiles(config, model)
+        complaint = complaint or _complaint(found)
+    where = ", ".join(str(place.resolve()) for place in folders)
+    raise CheckpointError(
+        f"no {complaint} in {where}: `make download` fetches it, --checkpoint_dir names another folder"
+    )
+
+
+def _first(folder: Path, *names: str) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _complaint(found: dict[str, Path | None]) -> str:
+    missing = next(name for name, path in found.items() if path is None)
+    return f"{missing} (or {catalog.README_CHECKPOINT_NAMES[missing]})"

@@ -1,0 +1,142 @@
+"""What ``Grid`` and ``Boxes`` compute: an image's network input, and the features of a batch of them.
+
+A kind of features is a spec in config.py and its computing half here. Shape legend: B images of one network size
+(H, W); G cells per side; N boxes; F = feature dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .config import Boxes, Grid, Spec
+from .detector.build import Detector
+from .errors import ImageError
+from .images.decode import Pixels
+from .images.preprocess import network_size_boxes, network_size_grid, resize_for_boxes, resize_for_grid
+from .progress import Clock
+from .regions import choose_boxes, grid_cells
+
+Arrays = dict[str, NDArray[Any]]
+"""One image's arrays by name, in the published layout (``storage.store``)."""
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """One decoded and resized image."""
+
+    pixels: NDArray[np.float32]
+    """(H, W, 3) BGR minus mean, resized (boxes: and padded)."""
+    scale: float
+    """Resized / original side."""
+    height: int
+    width: int
+    """Pixels of the original image."""
+
+
+class Computation(Protocol):
+    """The computing half of a spec."""
+
+    def network_size(self, height: int, width: int) -> tuple[int, int]:
+        """(H, W) that the network sees of an original of (height, width). Raises ImageError."""
+
+    def network_input(self, rgb: Pixels) -> NetworkInput:
+        """The image resized. Raises ImageError."""
+
+    def features(self, detector: Detector, images: Tensor, batch: Sequence[NetworkInput]) -> list[Arrays | ImageError]:
+        """Arrays of every image, or why there are none; ``images`` (B, 3, H, W) on the detector's device."""
+
+
+class ComputeGrid:
+    """Features of G x G cells."""
+
+    def __init__(self, spec: Grid) -> None:
+        self.spec = spec
+
+    def network_size(self, height: int, width: int) -> tuple[int, int]:
+        return network_size_grid(height, width, self.spec.imsize)
+
+    def network_input(self, rgb: Pixels) -> NetworkInput:
+        height, width = rgb.shape[:2]
+        return NetworkInput(resize_for_grid(rgb, self.spec.imsize), 1.0, height, width)
+
+    def features(self, detector: Detector, images: Tensor, batch: Sequence[NetworkInput]) -> list[Arrays | ImageError]:
+        size = self.spec.grid_size
+        cells = grid_cells(images.shape[2], images.shape[3], size)
+        fc6 = detector.region_features(images, [cells] * len(batch)).cpu()
+        return [{"features": f} for f in fc6.reshape(len(batch), size, size, -1).numpy()]
+
+
+class ComputeBoxes:
+    """Features of the N best region proposals."""
+
+    def __init__(self, spec: Boxes) -> None:
+        self.spec = spec
+
+    def network_size(self, height: int, width: int) -> tuple[int, int]:
+        return network_size_boxes(height, width)[1]
+
+    def network_input(self, rgb: Pixels) -> NetworkInput:
+        height, width = rgb.shape[:2]
+        pixels, scale = resize_for_boxes(rgb)
+        return NetworkInput(pixels, scale, height, width)
+
+    def features(self, detector: Detector, images: Tensor, batch: Sequence[NetworkInput]) -> list[Arrays | ImageError]:
+        found = detector.detect(images)
+        return [self._arrays(image, of_image) for image, of_image in zip(batch, found, strict=True)]
+
+    def _arrays(self, image: NetworkInput, found: Any) -> Arrays | ImageError:
+        try:
+            chosen = choose_boxes(found, image.scale, self.spec.num_boxes)
+        except ImageError as error:
+            return error
+        arrays: Arrays = {
+            "features": chosen.features,
+            "obj_id": chosen.obj_id,
+            "boxes": chosen.boxes,
+            "img_w": np.array(image.width, np.int64),
+            "img_h": np.array(image.height, np.int64),
+        }
+        return {**arrays, "cls_prob": chosen.cls_prob} if self.spec.class_probs else arrays
+
+
+COMPUTATIONS: Final[dict[type[Spec], type[Any]]] = {Grid: ComputeGrid, Boxes: ComputeBoxes}
+
+
+def computation_of(spec: Spec) -> Computation:
+    """The computing half of a spec."""
+    half: Computation = COMPUTATIONS[type(spec)](spec)
+    return half
+
+
+def page_locked(image: NetworkInput, device: torch.device) -> NetworkInput:
+    """The image where ``device`` can fetch it by itself while the host goes on: for decoding threads, that it costs the
+    main path nothing."""
+    if device.type != "cuda":
+        return image
+    return replace(image, pixels=torch.from_numpy(image.pixels).pin_memory().numpy())
+
+
+def compute(
+    detector: Detector, computation: Computation, batch: Sequence[NetworkInput], clock: Clock
+) -> list[Arrays | ImageError]:
+    """Features of a batch of one network size, image by image, or why there are none."""
+    with clock("transfer"):
+        # each image goes to the device by itself, so that nothing is copied here where they lie in page-locked memory
+        there = [torch.from_numpy(i.pixels).to(detector.device, non_blocking=True) for i in batch]
+        # (B, H, W, 3) seen as (B, 3, H, W) is channels last, without moving a number
+        images = torch.stack(there).permute(0, 3, 1, 2)
+    with clock("compute"):
+        return [_finite(result) for result in computation.features(detector, images, batch)]
+
+
+def _finite(result: Arrays | ImageError) -> Arrays | ImageError:
+    if isinstance(result, ImageError) or np.isfinite(result["features"]).all():
+        return result
+    return ImageError("features are not finite: numbers overflowed; use --precision float32 or bfloat16")

@@ -1,0 +1,41 @@
+"""Where things are looked for when a command does not say: the current folder as published, then the checkout.
+
+``DATASETS`` and ``CHECKPOINT`` in the environment come first. Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+CHECKOUT: Final = Path(__file__).resolve().parents[1]
+"""The folder that holds feature_extraction/; site-packages where the kit is installed."""
+PUBLISHED_CHECKPOINT: Final = Path("mask_rcnn_ckpt")
+"""As the published scripts have it: below the current folder."""
+
+
+def checkpoint_folders(environment: Mapping[str, str] = os.environ) -> list[Path]:
+    """Folders where the detector's checkpoint may lie, the first that holds one is taken."""
+    named = [Path(environment["CHECKPOINT"])] if environment.get("CHECKPOINT") else []
+    here = [PUBLISHED_CHECKPOINT, Path("feature_extraction") / PUBLISHED_CHECKPOINT]
+    return _distinct([*named, *here, CHECKOUT / "feature_extraction" / PUBLISHED_CHECKPOINT])
+
+
+def dataset_roots(folder: str, environment: Mapping[str, str] = os.environ) -> list[Path]:
+    """Roots where the data set with this folder name may lie; the first that exists is taken."""
+    named = [Path(environment["DATASETS"]) / folder] if environment.get("DATASETS") else []
+    return _distinct([*named, Path("../datasets") / folder, Path("datasets") / folder, CHECKOUT / "datasets" / folder])
+
+
+def first_existing(candidates: list[Path]) -> Path:
+    """The first folder that exists; the first of all where none does, for the error to name."""
+    return next((path for path in candidates if path.is_dir()), candidates[0])
+
+
+def _distinct(paths: list[Path]) -> list[Path]:
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        seen.setdefault(Path(os.path.abspath(path)), path)
+    return list(seen.values())

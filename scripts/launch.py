@@ -1,0 +1,119 @@
+"""One job, here or in the container: what it reads and writes, and from that its checks, mounts, folders and command.
+
+    python3 -m scripts.launch extract-coco-train-grid RUN=container PRECISION=tf32
+    python3 -m scripts.launch --dry-run kmeans          one line to paste and change
+    python3 -m scripts.launch --list                    the 16 files and all variables
+
+This is what the Makefile's targets call; variables are given as words or in the environment. Standard library only.
+Exit codes: that of the job; of several jobs, 1 if a file is missing; 1 where something needed is lacking; 2 for a
+wrong word.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from feature_extraction import catalog
+from feature_extraction.arguments import nearest
+from feature_extraction.config import EXIT_NOTHING, EXIT_USAGE
+from feature_extraction.errors import KitError, UsageError
+
+from . import launch_host as host
+from .launch_container import COMPOSE
+from .launch_jobs import Command, Launcher
+from .launch_settings import Settings, listing
+from .launch_several import run_all
+
+GROUPS: Final = (
+    "all",
+    "grid",
+    "boxes",
+    "coco",
+    "vg",
+    "gqa",
+    "nlvr2",
+    "coco-grid",
+    "coco-boxes",
+    "nlvr2-grid",
+    "nlvr2-boxes",
+)
+"""What several files are called after ``extract-``: words that all their names have."""
+JOBS: Final[Mapping[str, Callable[[Launcher], Command]]] = {
+    "kmeans": lambda here: here.command(here.kmeans()),
+    "verify": lambda here: here.command(here.verify()),
+    "parity": lambda here: here.command(here.parity()),
+    "check": lambda here: here.command(here.check()),
+    "shell": lambda here: here.command(here.shell()),
+    "report": host.report,
+    "gpu-test": host.gpu_test,
+    "test-faults": host.test_faults,
+    "setup": host.setup,
+    "docker-build": host.docker_build,
+    "image-save": host.image_save,
+}
+
+
+def files_called(target: str) -> list[catalog.FeatureFile]:
+    """The feature files that ``extract-...`` names: one by its whole name, several by words that their names share."""
+    words = set(target.removeprefix("extract-").split("-")) - {"all"}
+    files = [f for f in catalog.feature_files() if words <= set(f.name.split("-"))]
+    if not files:
+        names = [f"extract-{name}" for name in (*GROUPS, *(f.name for f in catalog.feature_files()))]
+        known, _, meant = nearest(target, names).partition("; ")
+        raise UsageError(f"no file is called {target}: {meant or known}")
+    return files
+
+
+def commands(target: str, here: Launcher) -> Mapping[str, Callable[[], Command]]:
+    """Name -> how its command is found, for everything that a target stands for. Raises UsageError if it is none."""
+    if target.startswith("extract-"):
+        files = files_called(target)
+        return {f.name: lambda f=f: here.command(here.extract(f)) for f in files}  # type: ignore[misc]
+    if target == "download" or target.startswith("download-"):
+        return {target: lambda: host.download(here, target)}
+    if target not in JOBS:
+        raise UsageError(f"no job {target}; {nearest(target, [*JOBS, 'extract-all', 'download'])}")
+    return {target: lambda: JOBS[target](here)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    dry_run = "--dry-run" in arguments
+    try:
+        if arguments == ["compose"]:
+            print(COMPOSE, end="")
+            return 0
+        if "--list" in arguments:
+            print("\n".join(["\nEach feature file (16)", *(f"  extract-{f.name}" for f in catalog.feature_files())]))
+            print(f"\nVariables (make NAME=value, or in the environment)\n{listing()}")
+            return 0
+        words = [a for a in arguments if not a.startswith("--")]
+        targets = [w for w in words if "=" not in w]
+        unknown = [a for a in arguments if a.startswith("--") and a != "--dry-run"]
+        if len(targets) != 1 or unknown:
+            print("usage: python3 -m scripts.launch [--dry-run] JOB [NAME=value ...]   (or --list)", file=sys.stderr)
+            return EXIT_USAGE
+        here = Launcher(Settings(os.environ, [w for w in words if "=" in w]), dry_run=dry_run)
+        found = commands(targets[0], here)
+    except UsageError as error:
+        print(f"launch: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    try:
+        if dry_run:
+            lines = [command().shown() for command in found.values()]
+            print(lines[0] if len(lines) == 1 else "; ".join(f"({line})" for line in lines))
+            return 0
+        if len(found) > 1:
+            return run_all(here, found)
+        (command,) = found.values()
+        command().replace_this_process()
+    except KitError as error:
+        print(f"launch: {error}", file=sys.stderr)
+    return EXIT_NOTHING
+
+
+if __name__ == "__main__":
+    sys.exit(main())

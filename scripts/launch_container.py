@@ -1,0 +1,271 @@
+"""One job in a container: which runtime, what is mounted, whose files, and what the job may not do.
+
+Every way into a container (make, ``make shell``, docker/compose.yaml) takes its restrictions from here.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from feature_extraction.arguments import nearest
+from feature_extraction.errors import UsageError
+
+from .launch_settings import RUNTIMES, Settings
+
+APP: Final = "/app"
+"""Where the image holds the code."""
+IMAGE_USER: Final = (1000, 1000)
+"""Who jobs are in the image where nobody else is asked for: the Dockerfile's USER_ID and GROUP_ID."""
+TMPFS: Final = "/tmp:rw,noexec,nosuid,nodev"
+PIDS_LIMIT: Final = 4096
+RESTRICTIONS: Final = (
+    "--network", "none",
+    "--cap-drop", "all",
+    "--security-opt", "no-new-privileges",
+    "--read-only", "--tmpfs", TMPFS,
+    "--pids-limit", str(PIDS_LIMIT),
+)  # fmt: skip
+"""What no job needs: a network, root's powers or the way to them, changes to the image, processes without end."""
+TAKEN: Final = (
+    *(Path("/") / name for name in ("bin", "dev", "etc", "lib", "lib64", "proc", "sbin", "sys", "opt/venv")),
+    *(Path("/usr") / name for name in ("bin", "lib", "sbin", "share")),
+)
+"""Folders of the image and the kernel, in which nothing else can be mounted."""
+CODE: Final = tuple(Path(APP) / name for name in ("feature_extraction", "kmeans", "scripts"))
+"""The image's own; a checkout that lies at /app has its data in folders below."""
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A folder that a job sees under the name that it has outside."""
+
+    path: Path
+    writable: bool = False
+
+    def flag(self) -> str:
+        """The value of ``--mount``: comma-separated fields, of which those with commas or quotes are quoted."""
+        fields = ["type=bind", f"source={os.path.realpath(self.path)}", f"target={self.path}"]
+        quoted = ['"' + f.replace('"', '""') + '"' if set(f) & {",", '"'} else f for f in fields]
+        return ",".join(quoted + ([] if self.writable else ["readonly"]))
+
+
+def refuse_hiding(path: Path) -> None:
+    """Raise UsageError for a folder whose mount, under its own name, would hide what the image needs."""
+    inside = any(path == own or own in path.parents for own in TAKEN)
+    around = any(path == own or path in own.parents for own in (*TAKEN, *CODE))
+    if inside or around or path == Path("/tmp"):
+        raise UsageError(
+            f"{path} cannot be mounted under its own name: the image has its own files there. Give a folder elsewhere, "
+            "or RUN=host"
+        )
+
+
+def without_nested(mounts: Iterable[Mount]) -> list[Mount]:
+    """The mounts in the order in which they have to be made: outer folders first, each folder once, writable if any
+    of its uses is, and none that its outer folder shows just as well."""
+    writable: dict[Path, bool] = {}
+    for mount in mounts:
+        writable[mount.path] = writable.get(mount.path, False) or mount.writable
+    kept: list[Mount] = []
+    for named in sorted(writable, key=lambda p: (len(p.parts), p)):
+        path = named
+        if any(m.path in path.parents for m in kept):
+            path = Path(os.path.realpath(path))  # a link is there to be seen already: what is mounted is its goal
+        around = [m for m in kept if m.path == path or m.path in path.parents]
+        if not around or around[-1].writable != writable[named]:
+            kept.append(Mount(path, writable[named]))
+    return kept
+
+
+def links_out_of(folder: Path, seen: Sequence[Path], depth: int) -> set[Path]:
+    """Real folders that links in ``folder``, down to ``depth`` levels, lead to and that lie in none of ``seen``."""
+    found: set[Path] = set()
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return found
+    for entry in entries:
+        if entry.is_symlink():
+            real = Path(os.path.realpath(entry.path))
+            goal = real if real.is_dir() else real.parent
+            if real.exists() and not any(s == goal or s in goal.parents for s in (*seen, *found)):
+                found.add(goal)
+        elif depth > 1 and entry.is_dir(follow_symlinks=False):
+            found |= links_out_of(Path(entry.path), (*seen, *found), depth - 1)
+    return found
+
+
+class Runtime:
+    """Docker or Podman, as it is here."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def program(self) -> str:
+        """Name or path of the program: the one that was asked for, else the first that answers, else is there."""
+        wanted = self._settings["CONTAINER"]
+        if wanted:
+            if "/" not in wanted and wanted not in (*RUNTIMES, "buildah"):
+                raise UsageError(f"CONTAINER={wanted}: {nearest(wanted, RUNTIMES)}")
+            return wanted
+        there = [name for name in RUNTIMES if shutil.which(name)]
+        return next((name for name in there if self._asked(name, "info") is not None), [*there, "docker"][0])
+
+    @property
+    def name(self) -> str:
+        return Path(self.program).name
+
+    @property
+    def is_podman(self) -> bool:
+        return "podman" in self.name
+
+    def _asked(self, program: str, *question: str) -> str | None:
+        """What the program prints; None where it is missing, fails or hangs."""
+        try:
+            done = subprocess.run(
+                [program, *question], check=True, capture_output=True, text=True, errors="replace", timeout=60
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout
+
+    def ask(self, *question: str) -> str | None:
+        return self._asked(self.program, *question)
+
+    def has_image(self, image: str) -> bool:
+        return self.ask("image", "inspect", image) is not None
+
+    def require_answer(self, way_out: str) -> None:
+        """Raise UsageError unless the runtime is there and answers."""
+        if shutil.which(self.program) is None:
+            raise UsageError(f"there is no {self.program}: install Docker or Podman (CONTAINER=...){way_out}")
+        if self.ask("info") is None:
+            raise UsageError(
+                f"{self.name} does not answer: start it (systemctl start {self.name}), join its group{way_out}"
+            )
+
+    def require_to_run(self, image: str) -> None:
+        """Raise UsageError unless ``image`` can be run as a user's own processes."""
+        if "buildah" in self.name:
+            raise UsageError("buildah builds images but runs none: CONTAINER=podman, or RUN=host")
+        self.require_answer(", or RUN=host")
+        if not self.is_podman and "rootless" in (self.ask("info", "--format", "{{.SecurityOptions}}") or ""):
+            raise UsageError(
+                "this Docker runs without root: only root inside could write your files, and no job is root inside. "
+                "CONTAINER=podman, which keeps your id, or RUN=host"
+            )
+        if not self.has_image(image):
+            raise UsageError(f"there is no image {image}: make docker-build, or RUN=host")
+
+    def require_to_build(self) -> None:
+        self.require_answer("")
+        if self.name == "docker" and self.ask("buildx", "version") is None:
+            version = (self.ask("version", "--format", "{{.Client.Version}}") or "0").partition(".")[0]
+            if version.isdecimal() and int(version) >= 23:
+                raise UsageError(
+                    "docker has no buildx, which builds images: install docker-buildx, or CONTAINER=podman"
+                )
+
+
+def owner(outputs: Sequence[Path], fallback: Path) -> tuple[int, int]:
+    """(user, group) that a job is inside, never root: the caller; for root, the owner of the first folder that it
+    writes (or of the data, where it writes none), or the image's user where that is root's too."""
+    if os.geteuid() != 0:
+        return os.geteuid(), os.getegid()
+    for folder in (*outputs, fallback):
+        if folder.exists():
+            status = folder.stat()
+            return (status.st_uid, status.st_gid or IMAGE_USER[1]) if status.st_uid != 0 else IMAGE_USER
+    return IMAGE_USER
+
+
+def groups_needed(mounts: Sequence[Mount]) -> list[int]:
+    """The caller's further groups that own what is mounted: inside, a job has its first group only."""
+    mine = set(os.getgroups()) - {os.getegid(), 0}
+    return sorted({m.path.stat().st_gid for m in mounts if m.path.exists()} & mine)
+
+
+def run_command(
+    runtime: Runtime,
+    settings: Settings,
+    *,
+    image: str,
+    folder: str,
+    command: Sequence[str],
+    mounts: Sequence[Mount],
+    user: tuple[int, int],
+    gpu: bool,
+    interactive: bool = False,
+) -> list[str]:
+    """The whole command line of one job. ``folder`` is below the code."""
+    for mount in mounts:
+        refuse_hiding(mount.path)
+    flags = [runtime.program, "run", "--rm", "--pull", "never"]
+    flags += ["--interactive", "--tty"] if interactive else []
+    # docker brings its own init, podman needs a package for it; the jobs end on SIGTERM without one
+    flags += [] if runtime.is_podman else ["--init"]
+    flags += [*RESTRICTIONS, "--env", "HOME=/tmp", "--user", f"{user[0]}:{user[1]}"]
+    if runtime.is_podman and os.geteuid() != 0:
+        flags += ["--userns", "keep-id"]  # without root: that the caller outside is the same person inside
+    elif os.geteuid() != 0:
+        flags += [word for group in groups_needed(mounts) for word in ("--group-add", str(group))]
+    flags += ["--security-opt", f"label={settings['SELINUX']}"] if settings["SELINUX"] else []
+    if gpu:
+        default = "--device nvidia.com/gpu=all" if runtime.is_podman else "--gpus all"
+        flags += settings.words("GPU_FLAGS") or shlex.split(default)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        flags += ["--env", f"CUDA_VISIBLE_DEVICES={visible}"] if visible else []
+    for mount in mounts:
+        flags += ["--mount", mount.flag()]
+    flags += settings.words("RUN_FLAGS")
+    return [*flags, "--workdir", str(Path(APP) / folder), image, *command]
+
+
+COMPOSE: Final = f"""\
+# Written by `python3 -m scripts.launch compose`, for those who prefer compose; make does the same with more checks.
+#
+#     export DATASETS=/data CHECKPOINT=/checkpoint OUTPUT=/data/COCO/features      # absolute; OUTPUT is what is written
+#     export USER_ID=$(id -u) GROUP_ID=$(id -g)
+#     docker compose -f docker/compose.yaml run --rm cpu \\
+#         python coco_extract_grid_feature.py --cocoroot $DATASETS/COCO/ --checkpoint_dir $CHECKPOINT
+x-job: &job
+  init: true
+  network_mode: none
+  cap_drop: [all]
+  security_opt: ["no-new-privileges:true"]
+  read_only: true
+  tmpfs: ["{TMPFS}"]
+  pids_limit: {PIDS_LIMIT}
+  environment: {{ HOME: /tmp }}
+  user: "${{USER_ID:-{IMAGE_USER[0]}}}:${{GROUP_ID:-{IMAGE_USER[1]}}}" # the owner of what is written; never root
+  working_dir: {APP}/feature_extraction
+  volumes:
+    - {{ type: bind, source: "${{DATASETS:?}}", target: "${{DATASETS:?}}", read_only: true }}
+    - {{ type: bind, source: "${{CHECKPOINT:?}}", target: "${{CHECKPOINT:?}}", read_only: true }}
+    - {{ type: bind, source: "${{OUTPUT:?}}", target: "${{OUTPUT:?}}" }}
+
+services:
+  gpu:
+    <<: *job
+    image: xlxmert-features:gpu
+    build: {{ context: .., dockerfile: docker/Dockerfile, target: gpu }}
+    deploy:
+      resources:
+        reservations:
+          devices: [{{ driver: nvidia, count: all, capabilities: [gpu] }}]
+  cpu:
+    <<: *job
+    image: xlxmert-features:cpu
+    build: {{ context: .., dockerfile: docker/Dockerfile, target: cpu }}
+"""
+"""docker/compose.yaml: the restrictions above, in its words."""

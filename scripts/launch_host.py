@@ -1,0 +1,110 @@
+"""What runs on the host alone: the environment, downloads, the image's build, the report. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from feature_extraction import catalog
+from feature_extraction.arguments import nearest
+from feature_extraction.errors import UsageError
+
+from . import launch_checks as checks
+from .launch_jobs import VENV, Command, Launcher
+from .launch_settings import CHECKOUT
+
+DOWNLOADS = {"": "checkpoint", "pretrained": "pretrained", "features": "features", "images": "images"}
+"""What stands after ``download-`` -> what scripts.download calls it."""
+
+
+def download(here: Launcher, target: str) -> Command:
+    """``download``, ``download-pretrained``, ``download-images[-SET]``, ``download-features[-SET]``."""
+    what, _, data = target.removeprefix("download").removeprefix("-").partition("-")
+    sets = [data] if data else []
+    if what not in DOWNLOADS or (data and (what not in ("features", "images") or data not in catalog.DATA_SETS)):
+        names = [f"download{'-' if w else ''}{w}" for w in DOWNLOADS]
+        names += [f"download-{w}-{d}" for w in ("features", "images") for d in catalog.DATA_SETS]
+        raise UsageError(f"no target {target}: {nearest(target, names)}")
+    if not here.dry_run:
+        checks.require_curl()
+    settings = here.settings
+    command = [sys.executable, "-m", "scripts.download", "--datasets", str(settings.datasets)]
+    command += ["--checkpoint_dir", str(settings.checkpoint), "--published", str(settings.published)]
+    command += ["--base-url", settings["BASE_URL"]] if settings["BASE_URL"] else []
+    return Command(argv=[*command, *settings.words("DOWNLOAD_FLAGS"), DOWNLOADS[what], *sets])
+
+
+def docker_build(here: Launcher) -> Command:
+    """The image, for this machine or as TARGET says."""
+    settings, runtime = here.settings, here.runtime
+    if not here.dry_run:
+        runtime.require_to_build()
+    command = [runtime.program, "build"]
+    # without it Podman leaves SHELL, and so pipefail, out
+    command += [] if runtime.name == "docker" else ["--format", "docker"]
+    command += ["--file", "docker/Dockerfile", "--target", here.target, "--build-arg", f"REVISION={revision()}"]
+    for name, value in settings.build_arguments.items():
+        command += ["--build-arg", f"{name}={value}"]
+    if settings["PIP_CONF"]:
+        pip_conf = settings.path("PIP_CONF")
+        if set(str(pip_conf)) & set(',"'):
+            raise UsageError(f"PIP_CONF={pip_conf}: the build takes no path with a comma or a quote: give another")
+        command += ["--secret", f"id=pip.conf,src={pip_conf}"]
+    command += [*settings.words("BUILD_FLAGS"), "--tag", here.image, "."]
+    return Command(argv=command, environment={"DOCKER_BUILDKIT": "1"})
+
+
+def revision() -> str:
+    """The commit of the checkout, which the image records."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty=+changes", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def image_save(here: Launcher) -> Command:
+    """The image as one file, which is at its name only when it is whole."""
+    path = here.settings.path("IMAGE_FILE", CHECKOUT / "build" / f"xlxmert-features-{here.target}.tar.gz")
+    if not here.dry_run:
+        here.runtime.require_to_run(here.image)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    part, whole = shlex.quote(f"{path}.part"), shlex.quote(str(path))
+    save = shlex.join([here.runtime.program, "save", here.image])
+    line = f"set -o pipefail; {save} | gzip > {part} && mv {part} {whole}"
+    return Command(argv=["bash", "-c", line], shell=line, says=f"{here.image} -> {path}")
+
+
+def report(here: Launcher) -> Command:
+    """One page about all that was made."""
+    settings = here.settings
+    return _in_environment(
+        here, "scripts.report", "--datasets", str(settings.datasets), "--output", str(settings.path("REPORT"))
+    )
+
+
+def gpu_test(here: Launcher) -> Command:
+    """The whole of what a GPU has to show, with whatever Python called this."""
+    return Command(argv=[sys.executable, "-m", "scripts.gpu_test", *here.settings.words("GPU_TEST_FLAGS")])
+
+
+def test_faults(here: Launcher) -> Command:
+    return _in_environment(here, "tests.faults.campaign", *here.settings.words("FAULT_FLAGS"))
+
+
+def _in_environment(here: Launcher, module: str, *arguments: str) -> Command:
+    python = VENV / "bin" / "python"
+    if not here.dry_run:
+        checks.require_python(python)
+    return Command(argv=[str(python), "-m", module, *arguments])
+
+
+def setup(here: Launcher) -> Command:
+    """The environment of this checkout."""
+    return Command(argv=[sys.executable, "-m", "scripts.launch_setup", os.path.relpath(VENV, Path.cwd())])

@@ -1,0 +1,291 @@
+"""The jobs that run here or in the container: what each reads and writes, its checks and its command.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Final, NoReturn
+
+from feature_extraction import catalog
+from feature_extraction.errors import UsageError
+
+from . import launch_checks as checks
+from .launch_container import Mount, Runtime, links_out_of, owner, run_command, without_nested
+from .launch_settings import CHECKOUT, Settings
+
+VENV: Final = CHECKOUT / ".venv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command line, ready to run."""
+
+    argv: Sequence[str]
+    folder: str = ""
+    """Where it runs, below the checkout."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Set beside what the environment holds."""
+    shell: str = ""
+    """The same as a line for a shell, where the command needs one."""
+    says: str = ""
+    """One line before it starts."""
+
+    def shown(self) -> str:
+        """One line to paste into a shell, at the top of the checkout."""
+        settings = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        line = " ".join([*settings, self.shell or shlex.join(self.argv)])
+        return f"cd {shlex.quote(self.folder)} && {line}" if self.folder else line
+
+    def replace_this_process(self) -> NoReturn:
+        """Become the command: signals and the exit code are its own. Raises UsageError if there is no such program."""
+        if self.says:
+            print(self.says, flush=True)
+        os.chdir(CHECKOUT / self.folder)
+        try:
+            os.execvpe(self.argv[0], list(self.argv), {**os.environ, **self.environment})
+        except OSError as error:
+            raise UsageError(f"{self.argv[0]}: {error.strerror}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is run and what it touches."""
+
+    folder: str
+    """Where it runs, below the code; "" for the top."""
+    command: Sequence[str]
+    """The program's name in the environment or image, and its arguments."""
+    reads: Sequence[Path] = ()
+    """Folders that the container mounts read-only."""
+    writes: Sequence[Path] = ()
+    """Folders that are made where they are missing, and that the container mounts writable."""
+    check: Callable[[], Sequence[Path]] = tuple
+    """Raises UsageError for what is lacking; returns further folders to read: those that links lead to."""
+    says: str = ""
+    """One line before it starts."""
+    interactive: bool = False
+
+
+class Launcher:
+    """The jobs, with one set of values. The machine is asked when an answer is first needed."""
+
+    def __init__(self, settings: Settings, *, dry_run: bool = False) -> None:
+        self.settings = settings
+        self.dry_run = dry_run
+        self.runtime = Runtime(settings)
+
+    # ---------------------------------------------------------------- where and how
+
+    @cached_property
+    def gpus_here(self) -> int:
+        return checks.gpus()
+
+    @cached_property
+    def gpus(self) -> int:
+        wanted = self.settings.number("GPUS")
+        return self.gpus_here if wanted is None else wanted
+
+    @cached_property
+    def processes(self) -> int:
+        wanted = self.settings.number("PROCESSES")
+        if wanted == 0:
+            raise UsageError("PROCESSES=0: expected at least 1")
+        return wanted or max(1, self.gpus)
+
+    @cached_property
+    def target(self) -> str:
+        return self.settings["TARGET"] or ("gpu" if self.gpus else "cpu")
+
+    @cached_property
+    def image(self) -> str:
+        return self.settings["IMAGE"] or f"xlxmert-features:{self.target}"
+
+    @cached_property
+    def in_container(self) -> bool:
+        run = self.settings["RUN"] or ("container" if self.runtime.has_image(self.image) else "host")
+        return run == "container"
+
+    def command(self, job: Job) -> Command:
+        """The job's command. Raises UsageError for what is lacking, unless nothing is to be run."""
+        linked: Sequence[Path] = ()
+        if not self.dry_run:
+            self._require(job)
+            linked = job.check()
+        if not self.in_container:
+            argv = [str(VENV / "bin" / job.command[0]), *job.command[1:]]
+            return Command(argv=argv, folder=job.folder, says=f"{job.says} (on the host)" if job.says else "")
+        mounts = [Mount(path) for path in (*job.reads, *linked)] + [Mount(path, writable=True) for path in job.writes]
+        argv = run_command(
+            self.runtime, self.settings, image=self.image, folder=job.folder, command=job.command,
+            mounts=without_nested(mounts), user=owner(job.writes, self.settings.datasets),
+            gpu=self.target == "gpu", interactive=job.interactive,
+        )  # fmt: skip
+        return Command(argv=argv, says=f"{job.says} (in {self.image})" if job.says else "")
+
+    def _require(self, job: Job) -> None:
+        if self.in_container:
+            self.runtime.require_to_run(self.image)
+        else:
+            checks.require_python(VENV / "bin" / "python")
+        checks.require_gpus(
+            self.settings.number("GPUS"), self.gpus_here, needed=self.in_container and self.target == "gpu"
+        )
+        for folder in job.writes:
+            checks.make_output(folder, in_container=self.in_container)
+
+    # ---------------------------------------------------------------- the jobs
+
+    def extract(self, file: catalog.FeatureFile) -> Job:
+        """One of the 16 files."""
+        settings, data = self.settings, file.data
+        root = Path(os.path.realpath(settings.datasets / data.folder))
+        images, output = data.images_dir(root, file.split), data.features_file(root, file.split, file.spec.suffix)
+        flags = settings.words("EXTRACT_FLAGS")
+        elsewhere = [p.parent for p in paths_after("--output", flags)]
+        program = ["python"]
+        if self.processes > 1:
+            # its processes meet at the loopback address: in Docker without a network the host's own name is unknown
+            program = ["torchrun", "--standalone", "--local-addr", "127.0.0.1"]
+            program += ["--nproc_per_node", str(self.processes)]
+        command = [*program, file.script, f"--{data.root_flag}", f"{root}/"]
+        command += ["--split", file.split.name] if file.split.name else []
+        command += ["--checkpoint_dir", str(settings.checkpoint)]
+        command += ["--engine", settings["ENGINE"], "--precision", settings["PRECISION"]]
+        command += ["--device", "cpu"] if settings.number("GPUS") == 0 and "--device" not in flags else []
+
+        def check() -> list[Path]:
+            checks.require_checkpoint(settings.checkpoint)
+            found = checks.require_images(images, f"make download-images-{data.name}", data.pattern, data.recursive)
+            if not elsewhere and not {"--imsize", "--grid_size", "--num_boxes", "--class_probs"} & set(flags):
+                checks.require_room(output, found.images, file.bytes_per_image)
+            return [*found.folders, *links_out_of(settings.checkpoint, (), 1)]
+
+        return Job(
+            folder="feature_extraction", command=[*command, *flags], reads=(settings.checkpoint, images),
+            writes=(*elsewhere, output.parent), check=check, says=f"{file.name}: {images} -> {output}",
+        )  # fmt: skip
+
+    def kmeans(self) -> Job:
+        """The visual vocabulary. X-LXMERT's programs look for it under two names; the second is a link."""
+        settings, datasets = self.settings, self.settings.datasets
+        flags, words = settings.words("KMEANS_FLAGS"), settings.words("KMEANS_TGT")
+        alias = datasets / "clustering"
+        files = [Path(w) for w in (settings["KMEANS_SRC"], *words) if w.endswith(".h5")]
+        writes = [datasets / "cluster_centroids", *paths_after("--scratch", flags)]
+        if alias.is_dir() and not alias.is_symlink():
+            writes.append(alias)
+
+        def check() -> list[Path]:
+            if self.in_container and not alias.exists() and not alias.is_symlink():
+                alias.symlink_to("cluster_centroids")  # the container may not write beside it
+                if os.geteuid() == 0:
+                    status = writes[0].stat()
+                    os.chown(alias, status.st_uid, status.st_gid, follow_symlinks=False)
+            return self._linked_features()
+
+        return Job(
+            folder="kmeans",
+            command=["python", "run_kmeans.py", f"--src={settings['KMEANS_SRC']}", "--tgt", *words,
+                     "--datasets_dir", str(datasets), *flags],
+            reads=(datasets, *(f.parent for f in files)), writes=writes, check=check,
+            says=f"kmeans: {settings['KMEANS_SRC']} -> {datasets / 'cluster_centroids'}",
+        )  # fmt: skip
+
+    def _linked_features(self) -> list[Path]:
+        """Where links below the data folder lead: whole data sets, their feature folders, single files."""
+        datasets = self.settings.datasets
+        folders = {d.folder for d in catalog.DATA_SETS.values()} | {
+            d.published_folder for d in catalog.DATA_SETS.values()
+        }
+        found = links_out_of(datasets, (datasets,), 1)
+        for folder in sorted(folders):
+            found |= links_out_of(datasets / folder, (datasets, *found), 1)
+            found |= links_out_of(datasets / folder / "features", (datasets, *found), 1)
+        return sorted(found)
+
+    def verify(self) -> Job:
+        datasets, published = self.settings.datasets, self.settings.published
+
+        def check() -> list[Path]:
+            checks.require_folder(datasets, "make extract-all, or DATASETS=folder")
+            checks.require_folder(published, "make download-features, or PUBLISHED=folder")
+            return [*self._linked_features(), *links_out_of(published, (datasets, published), 3)]
+
+        command = ["python", "-m", "scripts.verify", "--ours", str(datasets), "--published", str(published)]
+        return Job(
+            folder="",
+            command=[*command, *self.settings.words("VERIFY_FLAGS")],
+            reads=(datasets, published),
+            check=check,
+        )
+
+    def parity(self) -> Job:
+        settings = self.settings
+        images = settings.path("PARITY_IMAGES", settings.datasets / "COCO/images/val2014")
+
+        def check() -> list[Path]:
+            checks.require_checkpoint(settings.checkpoint)
+            found = checks.require_images(images, "make download-images-coco, or PARITY_IMAGES=folder")
+            return [*found.folders, *links_out_of(settings.checkpoint, (), 1)]
+
+        command = [
+            "python",
+            "-m",
+            "scripts.parity",
+            "--images",
+            str(images),
+            "--checkpoint_dir",
+            str(settings.checkpoint),
+        ]
+        return Job(
+            folder="",
+            command=[*command, *settings.words("PARITY_FLAGS")],
+            reads=(settings.checkpoint, images),
+            check=check,
+        )
+
+    def check(self) -> Job:
+        """Every file that has been made, read bit by bit."""
+        datasets = self.settings.datasets
+        made = [path for file in catalog.feature_files() if (path := file.path(datasets)).is_file()]
+
+        def check() -> list[Path]:
+            if not made:
+                raise UsageError(f"no feature file has been made in {datasets}: make extract-all, or DATASETS=folder")
+            return self._linked_features()
+
+        command = ["python", "-m", "feature_extraction", "check", *map(str, made)]
+        return Job(folder="", command=command, reads=(datasets,), check=check)
+
+    def shell(self) -> Job:
+        """A look inside the image, with the data; only the folders of results can be written."""
+        if self.settings["RUN"] == "host":
+            raise UsageError("make shell looks inside the image: leave RUN=host out")
+        datasets, checkpoint = self.settings.datasets, self.settings.checkpoint
+        results = [
+            datasets / d.folder / "features" for d in catalog.DATA_SETS.values() if (datasets / d.folder).is_dir()
+        ]
+
+        def check() -> list[Path]:
+            checks.require_folder(datasets, "make download-images, or DATASETS=folder")
+            return [*self._linked_features(), *links_out_of(checkpoint, (), 1)]
+
+        self.in_container = True
+        reads = (datasets, *([checkpoint] if checkpoint.is_dir() or self.dry_run else []))
+        writes = (*results, datasets / "cluster_centroids")
+        return Job(folder="", command=["bash"], reads=reads, writes=writes, check=check, interactive=True)
+
+
+def paths_after(flag: str, words: Sequence[str]) -> list[Path]:
+    """Absolute paths given as ``flag PATH`` or ``flag=PATH``; a relative one is the job's own matter."""
+    values = [after for word, after in pairwise(words) if word == flag]
+    values += [word.partition("=")[2] for word in words if word.startswith(f"{flag}=")]
+    return [Path(value) for value in values if os.path.isabs(value)]

@@ -1,0 +1,272 @@
+"""The page: everything that is shown is gathered, each photograph is read once, then the template is filled."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+
+from feature_extraction.config import Boxes, Grid
+from feature_extraction.draw import edges_of, ink_on, names_in, read_names, word_colour
+from feature_extraction.errors import UsageError
+from feature_extraction.names import printable
+from feature_extraction.places import checkpoint_folders
+
+from .files import FeatureEntry, Split, entries_in, splits_of
+from .gallery import Album, Card, Sample, albums_of, failures_shown
+from .nearest import Nearest
+from .photographs import CELL_SIDE, Photographs, Picture, Thumbnail, as_jpeg
+from .plots import Plots
+from .verdict import verdict, warnings_of
+from .vocabulary_rows import WordList, choose_words, word_lists
+from .words import Postings, Vocabulary, chosen, vocabularies_in
+
+FAILURES: Final = 24
+"""Failures of a file that are shown with a thumbnail; their number and the list's place are told of the others."""
+HERE: Final = Path(__file__).parent
+ABSENT_SIZE: Final = (640, 480)
+"""(W, H) of an image that is nowhere, where no box file says more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageOptions:
+    """What the page is to show."""
+
+    datasets: Path
+    per_file: int = 12
+    """Images of each file."""
+    words: tuple[int, ...] = ()
+    """Words asked for by number."""
+    rows: int = 800
+    """Words at most whose nearest cells are cut from their photographs."""
+    images: tuple[Path, ...] = ()
+    """Further folders with images."""
+    names: Path | None = None
+    """File of the class names; None: looked for in the data folder and beside the checkpoint."""
+    vocabulary: str | None = None
+    """Name of the centroids' file; None: the one with most targets."""
+
+
+@dataclass
+class Sprites:
+    """Pictures that are used in several places, each once in the page, as ``<image id=...>``."""
+
+    images: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    """Id -> (data URI, width, height)."""
+    _ids: dict[Any, str] = field(default_factory=dict)
+
+    def add(self, key: Any, image: Image.Image, quality: int = 80) -> str:
+        """The id of a picture; ``key`` tells whether it is there already."""
+        if key not in self._ids:
+            self._ids[key] = f"p{len(self._ids)}"
+            encoded = base64.b64encode(as_jpeg(image, quality)).decode()
+            self.images[self._ids[key]] = ("data:image/jpeg;base64," + encoded, image.width, image.height)
+        return self._ids[key]
+
+
+def page_of(options: PageOptions) -> str:
+    """The whole page as HTML. Raises a KitError for what a user can mend; damaged files are told of in the page."""
+    if not options.datasets.is_dir():
+        raise UsageError(f"{printable(options.datasets)} is not a folder: --datasets names the one with COCO, VG, ...")
+    datasets = options.datasets.resolve()
+    names = read_names(options.names) if options.names else names_in(datasets, *checkpoint_folders())
+    entries = entries_in(datasets)
+    splits = splits_of(entries)
+    vocabularies, unusable = vocabularies_in(datasets, entries)
+    vocabulary = chosen(vocabularies, options.vocabulary)
+    photographs = Photographs(datasets, options.images)
+    postings = Postings(vocabulary)
+    albums = albums_of(splits, options.per_file, photographs, vocabulary, postings)
+    lists, nearest = _words(options, vocabulary, postings, albums, splits, photographs)
+    failures = {e.name: failures_shown(e, FAILURES, photographs) for e in entries if e.failures}
+    photographs.load()
+    view = _View(photographs, Sprites(), Plots(), names)
+    return _render(
+        datasets=datasets,
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        verdict=verdict(entries, vocabulary),
+        warnings=warnings_of(entries, vocabulary) + unusable,
+        synthetic=any(e.synthetic for e in entries),
+        entries=entries,
+        failures={name: [(f, view.small(t)) for f, t in shown] for name, shown in failures.items()},
+        albums=[view.album(album) for album in albums],
+        class_names=names is not None,
+        vocabulary=vocabulary,
+        others=[v for v in vocabularies if v is not vocabulary],
+        lists=[(words.title, [view.row(row) for row in words.rows]) for words in lists],
+        nearest=nearest,
+        plots=view.vocabulary_plots(vocabulary),
+        sprites=view.sprites.images,
+    )
+
+
+def _words(
+    options: PageOptions,
+    vocabulary: Vocabulary | None,
+    postings: Postings,
+    albums: list[Album],
+    splits: list[Split],
+    photographs: Photographs,
+) -> tuple[list[WordList], Nearest]:
+    if vocabulary is None:
+        if options.words:
+            raise UsageError("--words: there is no vocabulary yet: make kmeans")
+        return [], Nearest({}, "")
+    grids = [card.words for album in albums for card in album.cards if card.words is not None]
+    files = {s.label: s.files[Grid.name] for s in splits if Grid.name in s.files}
+    chosen_words = choose_words(vocabulary, options.words, grids)
+    limit = max(options.rows, len(options.words))
+    return word_lists(chosen_words, limit, postings, vocabulary, files, photographs)
+
+
+class _View:
+    """What was gathered, in the form in which the template shows it."""
+
+    def __init__(self, photographs: Photographs, sprites: Sprites, plots: Plots, names: Sequence[str] | None) -> None:
+        self._photographs, self.sprites, self._plots, self._names = photographs, sprites, plots, names
+
+    def small(self, thumbnail: Thumbnail | None) -> dict[str, Any]:
+        """A small picture: sprite, width and height; no sprite where there is no photograph."""
+        picture = Picture(None) if thumbnail is None else self._photographs.get(thumbnail)
+        if picture.image is None:
+            return {"sprite": "", "w": 4, "h": 3}
+        return {"sprite": self.sprites.add(thumbnail, picture.image, 75), "w": picture.image.width, "h": picture.image.height}  # fmt: skip # noqa: E501
+
+    def album(self, album: Album) -> dict[str, Any]:
+        figures = [
+            (entry, figure)
+            for entry in album.split.files.values()
+            for figure in self._sample_plots(entry, album.samples[entry.name])
+        ]
+        return {"split": album.split, "cards": [self.card(c) for c in album.cards], "figures": figures}
+
+    def card(self, card: Card) -> dict[str, Any]:
+        """One image: its photograph, boxes and words in the photograph's own pixels."""
+        picture = Picture(None, why="no image of this id was found")
+        if card.photograph is not None:
+            picture = self._photographs.get(card.photograph)
+        size = picture.size if picture.image is not None else card.recorded_size
+        if picture.image is not None and card.recorded_size not in ((0, 0), size):
+            card.remarks.append(
+                f"the photograph has {size[0]} x {size[1]} pixels, the one the boxes were made of had "
+                f"{card.recorded_size[0]} x {card.recorded_size[1]}: it is another one"
+            )
+        w, h = size if all(size) else ABSENT_SIZE
+        sprite = "" if picture.image is None else self.sprites.add(card.photograph, picture.image)
+        marks = card.marks((w, h), self._names)
+        return {
+            "card": card, "w": w, "h": h, "sprite": sprite, "why": picture.why, "marks": marks,
+            "line": max(1.0, min(w, h) / 300), "text": min(w, h) / 20,
+            "words": self._cells(card, w, h), "edges": [] if card.words is None else self._edges(card, w, h),
+            "similar": [(s, self.small(s.photograph)) for s in card.similar],
+            "remarks": card.remarks,
+        }  # fmt: skip
+
+    def _cells(self, card: Card, w: float, h: float) -> list[dict[str, Any]]:
+        if card.words is None:
+            return []
+        n = len(card.words)
+        return [
+            {"word": int(word), "x": x * w / n, "y": y * h / n, "w": w / n, "h": h / n, "row": y + 1, "column": x + 1}
+            for (y, x), word in np.ndenumerate(card.words)
+        ]
+
+    def _edges(self, card: Card, w: float, h: float) -> list[tuple[float, float, float, float]]:
+        assert card.words is not None
+        n = len(card.words)
+        return [(x1 * w / n, y1 * h / n, x2 * w / n, y2 * h / n) for x1, y1, x2, y2 in edges_of(card.words)]
+
+    def row(self, row: Any) -> dict[str, Any]:
+        """A word's row: the strip of its cells as one sprite, and where each of them lies in it."""
+        tiles, at = [], 0
+        for near, cell in row.cells:
+            picture = Picture(None) if cell is None else self._photographs.get(cell)
+            tiles.append((near, picture.image))
+        present = [image for _, image in tiles if image is not None]
+        sprite = self.sprites.add(("word", row.word), _strip(present), 76) if present else ""
+        cells = []
+        for near, image in tiles:
+            width = 0 if image is None else image.width
+            cells.append({"near": near, "x": at, "w": width, "sprite": sprite if image is not None else ""})
+            at += width
+        return {"row": row, "cells": cells, "width": at, "height": CELL_SIDE}
+
+    def vocabulary_plots(self, vocabulary: Vocabulary | None) -> list[Markup]:
+        if vocabulary is None:
+            return []
+        objective = [float(r["objective"]) for r in vocabulary.iterations]
+        plots = [self._plots.objective(objective)] if objective else []
+        return plots + ([self._plots.sizes(vocabulary.sizes)] if vocabulary.used else [])
+
+    def _sample_plots(self, entry: FeatureEntry, sample: Sample) -> list[Markup]:
+        shapes = {f.shape for f in sample.features}
+        if len(shapes) != 1 or not all(np.isfinite(f).all() and f.size for f in sample.features):
+            return []
+        features = np.stack(sample.features)
+        lengths = np.linalg.norm(features, axis=-1)
+        plots = [self._plots.histogram(lengths.ravel(), f"length of a feature, {entry.spec}", "features")]
+        if lengths.ndim == 3:
+            plots.append(self._plots.heat_map(lengths.mean(0), "mean length by cell"))
+        if sample.areas:
+            plots.append(self._plots.histogram(np.concatenate(sample.areas), "area of a box, parts of the image", "boxes"))  # fmt: skip # noqa: E501
+        return plots
+
+
+def _strip(images: list[Image.Image]) -> Image.Image:
+    """Pictures of one height side by side."""
+    strip = Image.new("RGB", (sum(i.width for i in images), max(i.height for i in images)))
+    at = 0
+    for image in images:
+        strip.paste(image, (at, 0))
+        at += image.width
+    return strip
+
+
+def _render(**content: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # whatever is shown of names, attributes and reasons: no control characters
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )
+    environment.filters.update(
+        number=_number, bytes=_bytes, colour=word_colour, ink=ink_on, short=_short, percent=_percent
+    )
+    style = (HERE / "report.css").read_text(encoding="utf-8")
+    script = (HERE / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    template = environment.get_template("report.html.j2")
+    specs = {Grid.name: "grid", Boxes.name: "boxes"}
+    return template.render(
+        style=Markup(style), script=Markup(script), digest=digest, specs=specs, **content
+    )  # our own two files
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int | np.integer) else f"{value:,.1f}"
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def _percent(part: float) -> str:
+    return f"{part:.3%}" if part < 0.01 else f"{part:.1%}"
+
+
+def _short(text: Any, limit: int = 300) -> str:
+    """At most ``limit`` characters of something from outside."""
+    shown = printable(str(text))
+    return shown if len(shown) <= limit else shown[: limit - 1] + "\u2026"

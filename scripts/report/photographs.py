@@ -1,0 +1,208 @@
+"""The photographs behind the features: found by id, each file decoded once for all that is cut from it.
+
+A picture is asked for first (``thumbnail``, ``cell``), then all files are read (``load``), then the pictures are had
+(``get``). Files are hostile until shown otherwise, as in the extraction.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import h5py
+import numpy as np
+from PIL import Image
+
+from feature_extraction.errors import ImageError, KitError
+from feature_extraction.images.decode import FORMATS, decode_image, read_size
+from feature_extraction.images.files import MAX_PIXELS, open_regular
+from feature_extraction.images.listing import list_images
+from feature_extraction.images.quiet import quiet_pillow
+from feature_extraction.machine import threads
+from feature_extraction.storage.store import source_of
+
+from .files import HOSTILE, FeatureEntry
+
+CELL_SIDE: Final = 56
+"""Pixels: height of a cell on the page."""
+MAX_ASPECT: Final = 2.0
+"""A cell wider or higher than this is shown pressed: a panorama's cell would fill the row."""
+MAX_DAMAGED_BYTES: Final = 1 << 26
+"""Of a broken file, so much is looked at."""
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A whole photograph, made smaller."""
+
+    path: Path
+    side: int
+    """Pixels of the longer side."""
+    damaged: bool = False
+    """Whether as much as can be made out of a broken file will do."""
+
+
+@dataclass(frozen=True)
+class CellCut:
+    """One cell of a photograph's grid."""
+
+    path: Path
+    grid_size: int
+    cell: int
+    """Row by row, from the upper left."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Something cut from a photograph, or why there is nothing."""
+
+    image: Image.Image | None
+    size: tuple[int, int] = (0, 0)
+    """(W, H) of the photograph itself."""
+    why: str = ""
+
+
+class Photographs:
+    """Where the images of each split lie, and what was cut from them."""
+
+    def __init__(self, datasets: Path, further: Iterable[Path] = ()) -> None:
+        """``further``: folders that are searched for any image. Raises ImageFolderError where one is none."""
+        self._datasets = datasets
+        self._further_folders = list(further)
+        self._further = [{i.id: i.path for i in list_images(folder).images} for folder in self._further_folders]
+        self._by_folder: dict[Path, dict[str, Path]] = {}
+        self._wanted: defaultdict[Path, set[Thumbnail | CellCut]] = defaultdict(set)
+        self._had: dict[Thumbnail | CellCut, Picture] = {}
+
+    def path_of(self, entry: FeatureEntry, image_id: str) -> Path | None:
+        """The image's file: in the catalogue's folder, in one of the further ones, or where the features were made
+        from, if that is still the same file."""
+        places = [*(self._listed(folder, entry) for folder in self._folders(entry)), *self._further]
+        return next((place[image_id] for place in places if image_id in place), None)
+
+    def holds(self, entry: FeatureEntry, path: Path) -> bool:
+        """Whether a path lies in one of the folders that are searched: the report beside a file from elsewhere could
+        name any."""
+        real = path.resolve()
+        return any(real.is_relative_to(folder.resolve()) for folder in [*self._folders(entry), *self._further_folders])
+
+    def _folders(self, entry: FeatureEntry) -> list[Path]:
+        if entry.row is None:
+            return []
+        data, split = entry.row.data, entry.row.split
+        return [data.images_dir(self._datasets / f, split) for f in dict.fromkeys((data.folder, data.published_folder))]
+
+    def _listed(self, folder: Path, entry: FeatureEntry) -> dict[str, Path]:
+        if folder not in self._by_folder:
+            assert entry.row is not None
+            try:
+                listing = list_images(folder, entry.row.data.pattern, entry.row.data.recursive)
+                self._by_folder[folder] = {image.id: image.path for image in listing.images}
+            except KitError:  # no folder: the images lie elsewhere, or nowhere
+                self._by_folder[folder] = {}
+        return self._by_folder[folder]
+
+    def want(self, what: Thumbnail | CellCut) -> None:
+        """Ask for a picture; ``load`` makes it."""
+        if what not in self._had:
+            self._wanted[what.path].add(what)
+
+    def load(self) -> None:
+        """Make all that was asked for, each file decoded once."""
+        work = list(self._wanted.items())
+        self._wanted.clear()
+        with ThreadPoolExecutor(max(2, threads())) as pool:
+            for made in pool.map(lambda item: _cut(*item), work):
+                self._had.update(made)
+
+    def get(self, what: Thumbnail | CellCut) -> Picture:
+        """A picture that was asked for before ``load``."""
+        return self._had[what]
+
+
+def recorded_path(file: h5py.File, image_id: str) -> Path | None:
+    """The image file that the features were made from, where it still is what it was. A feature file from elsewhere
+    could name any file: only one of exactly the recorded size and time of change is looked into."""
+    try:
+        source = source_of(file, image_id)
+        if source is None:
+            return None
+        now = os.stat(source.path)
+        same = (now.st_size, now.st_mtime_ns) == (source.size, source.mtime_ns)
+    except (KitError, *HOSTILE):
+        return None
+    return Path(source.path) if same else None
+
+
+def _cut(path: Path, wanted: set[Thumbnail | CellCut]) -> dict[Thumbnail | CellCut, Picture]:
+    try:
+        size, image = _read(path, wanted)
+    except (ImageError, OSError) as error:
+        if any(isinstance(what, Thumbnail) and what.damaged for what in wanted):
+            seen = _what_can_be_seen(path)
+            if seen is not None:
+                return {what: Picture(_cut_out(seen, what), seen.size) for what in wanted}
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return dict.fromkeys(wanted, Picture(None, why=why))
+    return {what: Picture(_cut_out(image, what), size) for what in wanted}
+
+
+def _read(path: Path, wanted: set[Thumbnail | CellCut]) -> tuple[tuple[int, int], Image.Image]:
+    """((W, H) of the file, its pixels in RGB, perhaps fewer of them). Raises ImageError, OSError."""
+    height, width = read_size(path)  # refuses what is no image, or no size to work with
+    longer = max(height, width)
+    need = max(w.side if isinstance(w, Thumbnail) else w.grid_size * CELL_SIDE for w in wanted)
+    if longer >= 2 * need:
+        smaller = _read_smaller(path, need / longer)
+        if smaller is not None:
+            return (width, height), smaller
+    pixels = np.asarray(decode_image(path), dtype=np.uint8)
+    return (width, height), Image.fromarray(pixels)
+
+
+def _read_smaller(path: Path, part: float) -> Image.Image | None:
+    """A JPEG decoded at a half, a quarter or an eighth of its size; None for others, and for what is damaged."""
+    try:
+        with quiet_pillow(), Image.open(path, formats=FORMATS) as image:
+            if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+                return None
+            image.draft(None, (max(1, round(image.width * part)), max(1, round(image.height * part))))
+            return image.convert("RGB")
+    except ImageError:
+        return None  # the careful way says what is wrong with it
+
+
+def _what_can_be_seen(path: Path) -> Image.Image | None:
+    """As much of a JPEG as its data give: behind an end marker libjpeg takes what is missing for gray."""
+    try:
+        with open_regular(os.fspath(path)) as file, quiet_pillow():
+            content = file.read(MAX_DAMAGED_BYTES) + b"\xff\xd9"
+            image = Image.open(io.BytesIO(content), formats=("JPEG",))
+            return image.convert("RGB") if image.width * image.height <= MAX_PIXELS else None
+    except (ImageError, OSError):
+        return None
+
+
+def _cut_out(image: Image.Image, what: Thumbnail | CellCut) -> Image.Image:
+    if isinstance(what, Thumbnail):
+        scale = min(1.0, what.side / max(image.size))
+        return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), _FILTER)
+    y, x = divmod(what.cell, what.grid_size)
+    w, h = image.width / what.grid_size, image.height / what.grid_size
+    width = round(CELL_SIDE * min(MAX_ASPECT, max(1 / MAX_ASPECT, w / h)))
+    return image.resize((width, CELL_SIDE), _FILTER, box=(x * w, y * h, (x + 1) * w, (y + 1) * h))
+
+
+_FILTER: Final = Image.Resampling.LANCZOS
+
+
+def as_jpeg(image: Image.Image, quality: int = 80) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, optimize=True)
+    return buffer.getvalue()

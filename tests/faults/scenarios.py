@@ -247,12 +247,12 @@ def unpack(folder: Path, _: str) -> int:
 
 
 def downloaded(folder: Path) -> Contents:
-    """All but what is unfinished: partial files, archives, and what begins with a dot."""
+    """All but what is unfinished: partial files, archives, locks, and what begins with a dot."""
     found = {}
     for path in (p for p in folder.rglob("*") if p.is_file()):
         place = path.relative_to(folder)
         unfinished = any(part.startswith(".") for part in place.parts) or place.parent.name == "archives"
-        if not unfinished and not path.name.endswith((".part", ".part.json", ".guard", ".busy", "lock.json")):
+        if not unfinished and not path.name.endswith((".part", ".part.json", ".guard", ".lock", "lock.json")):
             found[place.as_posix()] = _digest(path.read_bytes())
         elif path.name == "downloads.lock.json":
             found[place.as_posix()] = _is_json(path)

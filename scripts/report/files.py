@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,10 +15,9 @@ from feature_extraction import catalog
 from feature_extraction.catalog import FeatureFile
 from feature_extraction.config import Boxes, Grid
 from feature_extraction.errors import KitError, StoreError
-from feature_extraction.storage.store import image_ids, open_features, provenance, report_path, work_dir
+from feature_extraction.storage import bounded
+from feature_extraction.storage.store import array_names, image_ids, open_features, provenance, report_path, work_dir
 
-MAX_REPORT_BYTES: Final = 1 << 28
-"""Of a .report.json: a million failures of 256 bytes."""
 HOSTILE: Final = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError, MemoryError)
 """What h5py and json raise over files that somebody made wrong, by intention or not."""
 
@@ -117,21 +115,19 @@ def _look_into(entry: FeatureEntry) -> None:
 
 
 def _spec_of(file: h5py.File, ids: list[str]) -> str:
-    return Boxes.name if ids and "boxes" in file[ids[0]] else Grid.name
+    return Boxes.name if ids and "boxes" in array_names(file, ids[0]) else Grid.name
 
 
 def _report_beside(path: Path) -> tuple[list[dict[str, str]], float | None]:
     """(images without features, images per second) as the report beside a file tells them."""
     report = report_path(path)
     try:
-        if report.stat().st_size > MAX_REPORT_BYTES:
-            raise ValueError(f"{report.stat().st_size:,} bytes")
-        told = json.loads(report.read_bytes())
+        told = bounded.read_json(report)
         failures = [{key: str(f.get(key, "")) for key in ("id", "path", "reason")} for f in told.get("failed", [])]
         rate = told.get("images_per_second")
     except FileNotFoundError:
         return [], None
-    except (*HOSTILE, RecursionError) as error:
+    except HOSTILE as error:
         return [{"id": "", "path": str(report), "reason": f"this list cannot be read: {one_line(error)}"}], None
     return failures, rate if isinstance(rate, float) and np.isfinite(rate) else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from feature_extraction.config import Boxes, Grid
 from feature_extraction.draw import BoxMark, marks_of
 from feature_extraction.errors import KitError, UsageError
 from feature_extraction.names import printable
+from feature_extraction.storage.store import array_names, array_of, read_array
 
 from .files import HOSTILE, FeatureEntry, Split, one_line, opened, spread
 from .photographs import Photographs, Thumbnail, recorded_path
@@ -119,13 +121,14 @@ def _fill(entry: FeatureEntry, cards: list[Card], photographs: Photographs, side
     sample = Sample()
     try:
         with opened(entry) as file:
+            there = set(entry.ids)
             for card in cards:
-                if card.image_id not in file:
+                if card.image_id not in there:
                     card.remarks.append(f"not in {entry.name}")
                     continue
                 try:
-                    READERS[entry.spec](file[card.image_id], card, sample)
-                except HOSTILE as error:
+                    READERS[entry.spec](file, card, sample)
+                except (KitError, *HOSTILE) as error:
                     card.remarks.append(f"{entry.name}: {one_line(error)}")
                 if card.photograph is None:
                     path = photographs.path_of(entry, card.image_id) or recorded_path(file, card.image_id)
@@ -136,30 +139,30 @@ def _fill(entry: FeatureEntry, cards: list[Card], photographs: Photographs, side
     return sample
 
 
-def _values(group: h5py.Group, name: str) -> NDArray[Any]:
-    """One data set of an image. Raises ValueError, KeyError for what is none, or no sensible one."""
-    dataset = group[name]
-    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu" or dataset.size > MAX_VALUES:
-        raise ValueError(f"{name} is not an array of numbers of a sensible size")
-    return np.asarray(dataset[()])
+def _values(file: h5py.File, card: Card, name: str) -> NDArray[Any]:
+    """One array of an image. Raises StoreError, OSError for what is none; ValueError for what is too large."""
+    array = array_of(file, card.image_id, name)
+    if math.prod(array.shape) > MAX_VALUES:
+        raise ValueError(f"{name} has the shape {array.shape}")
+    return read_array(array)
 
 
-def _read_grid(group: h5py.Group, card: Card, sample: Sample) -> None:
-    sample.features.append(_values(group, "features").astype(np.float32))
+def _read_grid(file: h5py.File, card: Card, sample: Sample) -> None:
+    sample.features.append(_values(file, card, "features").astype(np.float32))
 
 
-def _read_boxes(group: h5py.Group, card: Card, sample: Sample) -> None:
-    sample.features.append(_values(group, "features").astype(np.float32))
-    boxes, obj_id = _values(group, "boxes"), _values(group, "obj_id")
-    w, h = int(_values(group, "img_w")), int(_values(group, "img_h"))
+def _read_boxes(file: h5py.File, card: Card, sample: Sample) -> None:
+    sample.features.append(_values(file, card, "features").astype(np.float32))
+    boxes, obj_id = _values(file, card, "boxes"), _values(file, card, "obj_id")
+    w, h = int(_values(file, card, "img_w")), int(_values(file, card, "img_h"))
     if not (0 < w < 1 << 20 and 0 < h < 1 << 20):
         raise ValueError(f"an image of {w} x {h} pixels")
     if boxes.ndim != 2 or boxes.shape[1] != 4 or obj_id.shape != (len(boxes),):
         raise ValueError(f"boxes of shape {boxes.shape}, obj_id of shape {obj_id.shape}")
     card.recorded_size = w, h
     card.boxes, card.obj_id = boxes[:MAX_BOXES], obj_id[:MAX_BOXES]
-    if "cls_prob" in group:
-        card.scores = _values(group, "cls_prob")[:MAX_BOXES, 1:].max(axis=1)
+    if "cls_prob" in array_names(file, card.image_id):
+        card.scores = _values(file, card, "cls_prob")[:MAX_BOXES, 1:].max(axis=1)
     if len(boxes) > MAX_BOXES:
         card.remarks.append(f"the best {MAX_BOXES} of {len(boxes)} boxes are drawn")
     sample.areas.append((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (w * h))

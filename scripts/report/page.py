@@ -27,7 +27,7 @@ from .nearest import Nearest
 from .photographs import CELL_SIDE, Photographs, Picture, Thumbnail, as_jpeg
 from .plots import Plots
 from .verdict import verdict, warnings_of
-from .vocabulary_rows import WordList, word_lists
+from .vocabulary_rows import WordList, choose_words, word_lists
 from .words import Postings, Vocabulary, chosen, vocabularies_in
 
 FAILURES: Final = 24
@@ -81,7 +81,7 @@ def page_of(options: PageOptions) -> str:
     names = read_names(options.names) if options.names else names_in(datasets, *checkpoint_folders())
     entries = entries_in(datasets)
     splits = splits_of(entries)
-    vocabularies = vocabularies_in(datasets, entries)
+    vocabularies, unusable = vocabularies_in(datasets, entries)
     vocabulary = chosen(vocabularies, options.vocabulary)
     photographs = Photographs(datasets, options.images)
     postings = Postings(vocabulary)
@@ -94,7 +94,7 @@ def page_of(options: PageOptions) -> str:
         datasets=datasets,
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         verdict=verdict(entries, vocabulary),
-        warnings=warnings_of(entries, vocabulary),
+        warnings=warnings_of(entries, vocabulary) + unusable,
         synthetic=any(e.synthetic for e in entries),
         entries=entries,
         failures={name: [(f, view.small(t)) for f, t in shown] for name, shown in failures.items()},
@@ -123,7 +123,9 @@ def _words(
         return [], Nearest({}, "")
     grids = [card.words for album in albums for card in album.cards if card.words is not None]
     files = {s.label: s.files[Grid.name] for s in splits if Grid.name in s.files}
-    return word_lists(vocabulary, postings, options.words, options.rows, grids, files, photographs)
+    chosen_words = choose_words(vocabulary, options.words, grids)
+    limit = max(options.rows, len(options.words))
+    return word_lists(chosen_words, limit, postings, vocabulary, files, photographs)
 
 
 class _View:

@@ -49,7 +49,7 @@ class Thumbnail:
 
 
 @dataclass(frozen=True)
-class Cell:
+class CellCut:
     """One cell of a photograph's grid."""
 
     path: Path
@@ -77,8 +77,8 @@ class Photographs:
         self._further_folders = list(further)
         self._further = [{i.id: i.path for i in list_images(folder).images} for folder in self._further_folders]
         self._by_folder: dict[Path, dict[str, Path]] = {}
-        self._wanted: defaultdict[Path, set[Thumbnail | Cell]] = defaultdict(set)
-        self._had: dict[Thumbnail | Cell, Picture] = {}
+        self._wanted: defaultdict[Path, set[Thumbnail | CellCut]] = defaultdict(set)
+        self._had: dict[Thumbnail | CellCut, Picture] = {}
 
     def path_of(self, entry: FeatureEntry, image_id: str) -> Path | None:
         """The image's file: in the catalogue's folder, in one of the further ones, or where the features were made
@@ -108,7 +108,7 @@ class Photographs:
                 self._by_folder[folder] = {}
         return self._by_folder[folder]
 
-    def want(self, what: Thumbnail | Cell) -> None:
+    def want(self, what: Thumbnail | CellCut) -> None:
         """Ask for a picture; ``load`` makes it."""
         if what not in self._had:
             self._wanted[what.path].add(what)
@@ -121,7 +121,7 @@ class Photographs:
             for made in pool.map(lambda item: _cut(*item), work):
                 self._had.update(made)
 
-    def get(self, what: Thumbnail | Cell) -> Picture:
+    def get(self, what: Thumbnail | CellCut) -> Picture:
         """A picture that was asked for before ``load``."""
         return self._had[what]
 
@@ -135,12 +135,12 @@ def recorded_path(file: h5py.File, image_id: str) -> Path | None:
             return None
         now = os.stat(source.path)
         same = (now.st_size, now.st_mtime_ns) == (source.size, source.mtime_ns)
-    except HOSTILE:
+    except (KitError, *HOSTILE):
         return None
     return Path(source.path) if same else None
 
 
-def _cut(path: Path, wanted: set[Thumbnail | Cell]) -> dict[Thumbnail | Cell, Picture]:
+def _cut(path: Path, wanted: set[Thumbnail | CellCut]) -> dict[Thumbnail | CellCut, Picture]:
     try:
         size, image = _read(path, wanted)
     except (ImageError, OSError) as error:
@@ -153,7 +153,7 @@ def _cut(path: Path, wanted: set[Thumbnail | Cell]) -> dict[Thumbnail | Cell, Pi
     return {what: Picture(_cut_out(image, what), size) for what in wanted}
 
 
-def _read(path: Path, wanted: set[Thumbnail | Cell]) -> tuple[tuple[int, int], Image.Image]:
+def _read(path: Path, wanted: set[Thumbnail | CellCut]) -> tuple[tuple[int, int], Image.Image]:
     """((W, H) of the file, its pixels in RGB, perhaps fewer of them). Raises ImageError, OSError."""
     height, width = read_size(path)  # refuses what is no image, or no size to work with
     longer = max(height, width)
@@ -189,7 +189,7 @@ def _what_can_be_seen(path: Path) -> Image.Image | None:
         return None
 
 
-def _cut_out(image: Image.Image, what: Thumbnail | Cell) -> Image.Image:
+def _cut_out(image: Image.Image, what: Thumbnail | CellCut) -> Image.Image:
     if isinstance(what, Thumbnail):
         scale = min(1.0, what.side / max(image.size))
         return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), _FILTER)

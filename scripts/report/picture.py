@@ -16,6 +16,7 @@ from feature_extraction.errors import UsageError
 from feature_extraction.images.decode import decode_image
 from feature_extraction.names import printable
 from feature_extraction.places import checkpoint_folders
+from feature_extraction.storage.store import array_of, read_array
 
 from .files import Split, entries_in, opened, splits_of
 from .photographs import Photographs
@@ -36,7 +37,8 @@ def picture_of(datasets: Path, image_ids: Sequence[str]) -> Image.Image:
     datasets = datasets.resolve()
     entries = entries_in(datasets)
     splits = splits_of(entries)
-    vocabulary = chosen(vocabularies_in(datasets, entries), None)
+    vocabularies, _ = vocabularies_in(datasets, entries)
+    vocabulary = chosen(vocabularies, None)
     photographs = Photographs(datasets)
     names = names_in(datasets, *checkpoint_folders())
     rows = [_row(image_id, splits, vocabulary, photographs, names) for image_id in image_ids]
@@ -59,9 +61,9 @@ def _row(
             continue
         photograph = _enlarged(np.asarray(decode_image(path), np.uint8))
         with opened(split.files[Boxes.name]) as file:
-            group = file[image_id]
-            scale = np.array(photograph.size * 2) / np.array([group["img_w"][()], group["img_h"][()]] * 2)
-            boxes, obj_id = group["boxes"][()] * scale, group["obj_id"][()]
+            arrays = {n: read_array(array_of(file, image_id, n)) for n in ("boxes", "obj_id", "img_w", "img_h")}
+        scale = np.array(photograph.size * 2) / np.array([arrays["img_w"], arrays["img_h"]] * 2)
+        boxes, obj_id = arrays["boxes"] * scale, arrays["obj_id"]
         boxed = draw(photograph, boxes, names, obj_id=obj_id, labels=4 if names else 0)
         return [ImageOps.fit(p, PANEL) for p in (photograph, boxed, draw_words(photograph, words))]
     raise UsageError(f"image {printable(image_id)}: expected a photograph, boxes, a grid and words of it")

@@ -10,16 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_extraction.errors import UsageError
+from kmeans.nearest_cells import Cell
 
 from .files import FeatureEntry
-from .nearest import NearCell, Nearest, nearest_cells
-from .photographs import Cell, Photographs
+from .nearest import Chosen, Nearest, nearest_cells
+from .photographs import CellCut, Photographs
 from .words import Postings, Vocabulary, nearest_words
 
 EACH: Final = 8
 """Of the largest, the median and the rarest words, so many."""
 NEIGHBOURS: Final = 6
 """Words named as the nearest of a word."""
+ABOVE: Final = "Words of the images above"
 
 
 @dataclass
@@ -31,7 +33,7 @@ class Row:
     """Cells."""
     share: float
     images: int
-    cells: list[tuple[NearCell, Cell | None]]
+    cells: list[tuple[Cell, CellCut | None]]
     """The nearest cells, and where each is cut from (None: its photograph is not here)."""
     neighbours: list[tuple[int, float]]
     """The nearest other words, with the distance of their centroids."""
@@ -59,7 +61,7 @@ def choose_words(vocabulary: Vocabulary, asked: Sequence[int], grids: list[NDArr
         "The largest": by_size[:EACH],
         "Around the median": by_size[middle : middle + EACH],
         "The rarest": by_size[::-1][:EACH],
-        "Words of the images above": _by_turns(grids),
+        ABOVE: _by_turns(grids),
     }
     seen: set[int] = set()
     for title, words in chosen.items():
@@ -83,24 +85,21 @@ def _interleaved(lists: list[list[int]]) -> Iterable[int]:
 
 
 def word_lists(
-    vocabulary: Vocabulary,
-    postings: Postings,
-    asked: Sequence[int],
+    chosen: dict[str, list[int]],
     limit: int,
-    grids: list[NDArray[np.int64]],
+    postings: Postings,
+    vocabulary: Vocabulary,
     files: dict[str, FeatureEntry],
     photographs: Photographs,
 ) -> tuple[list[WordList], Nearest]:
-    """The words to show and their nearest cells, whose photographs are asked for; ``limit``: words with cells.
+    """The ``chosen`` words with their nearest cells, whose photographs are asked for; ``limit``: words with cells.
 
-    ``grids``: the words of the images on the page. ``files``: target -> its grid features."""
-    chosen = choose_words(vocabulary, asked, grids)
+    ``files``: target -> its grid features."""
     everything = [word for words in chosen.values() for word in words]
-    pictured = everything[: max(limit, len(asked))]
-    first = [w for title, words in chosen.items() if title != "Words of the images above" for w in words]
-    nearest = nearest_cells(vocabulary, postings, first, pictured, files)
+    words = Chosen([w for title, some in chosen.items() if title != ABOVE for w in some], everything[:limit])
+    nearest = nearest_cells(vocabulary, postings, words, files)
     neighbours = nearest_words(vocabulary.centroids, everything, NEIGHBOURS)
-    with_cells = set(pictured)
+    with_cells = set(words.pictured)
 
     def row(word: int) -> Row:
         near = nearest.cells.get(word, [])
@@ -110,13 +109,14 @@ def word_lists(
         share = size / max(1, vocabulary.cells)
         return Row(word, size, share, images, cells, neighbours[word], word in with_cells)
 
-    return [WordList(title, [row(word) for word in words]) for title, words in chosen.items()], nearest
+    return [WordList(title, [row(word) for word in some]) for title, some in chosen.items()], nearest
 
 
-def _source(near: NearCell, grid_size: int, files: dict[str, FeatureEntry], photographs: Photographs) -> Cell | None:
-    path = photographs.path_of(files[near.target], near.image_id)
-    if path is None:
+def _source(near: Cell, grid_size: int, files: dict[str, FeatureEntry], photographs: Photographs) -> CellCut | None:
+    entry = files.get(near.target)
+    path = None if entry is None else photographs.path_of(entry, near.image_id)
+    if path is None or not 0 <= near.cell < grid_size**2:
         return None
-    cell = Cell(path, grid_size, near.cell)
-    photographs.want(cell)
-    return cell
+    cut = CellCut(path, grid_size, near.cell)
+    photographs.want(cut)
+    return cut

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from feature_extraction.config import Grid
 from feature_extraction.errors import UnknownName, VocabularyError
 from feature_extraction.names import printable
+from feature_extraction.storage import bounded
 from kmeans import nearest_cells, results
 from kmeans.nearest_cells import NearestCells
 
 from .files import FeatureEntry, one_line
 
 NAME: Final = re.compile(
-    r"(?P<head>.+)_centroids(?P<k>\d{1,9})_iter(?P<n>\d{1,9})_d(?P<d>\d{1,9})_grid(?P<g>\d{1,4})(_imsize(?P<imsize>\d{1,9}))?"
+    r"(?P<head>.+)_centroids(?P<tail>(?P<k>\d{1,9})_iter\d{1,9}_d(?P<d>\d{1,9})_grid(?P<g>\d{1,4})(_imsize\d{1,9})?)"
 )
 """Stem of the published name of centroids."""
 
@@ -135,7 +136,7 @@ def vocabularies_in(datasets: Path, entries: list[FeatureEntry]) -> tuple[list[V
     found, remarks = [], []
     for path in paths.values():
         try:
-            found.append(_read(path, datasets, entries))
+            found.append(_read(path, entries))
         except VocabularyError as error:
             remarks.append(one_line(error))
     return sorted(found, key=lambda v: (-len(v.targets), -v.k, v.name)), remarks
@@ -152,26 +153,43 @@ def chosen(vocabularies: list[Vocabulary], name: str | None) -> Vocabulary | Non
     raise UnknownName(f"no vocabulary {printable(name)!r} in {results.FOLDER}/; there: {printable(known)}")
 
 
-def _read(path: Path, datasets: Path, entries: list[FeatureEntry]) -> Vocabulary:
+def _read(path: Path, entries: list[FeatureEntry]) -> Vocabulary:
     """The vocabulary of these centroids. Raises VocabularyError where the file holds none."""
     name = NAME.fullmatch(path.stem)
     assert name is not None
-    stats = results.load_json(path.with_name(path.name + ".stats.json"))
+    stats = _statistics(path.with_name(path.name + ".stats.json"))
     vocabulary = Vocabulary(path, results.load_centroids(path, int(name["k"]), int(name["d"])), int(name["g"]), stats)
-    encoder, _, source = name["head"].partition("_")
-    numbers = [int(name[part]) for part in ("k", "n", "d", "g")]
-    names = results.ResultNames(datasets, encoder, source, *numbers, int(name["imsize"]) if name["imsize"] else None)
-    with_ids = results.image_clusters_beside(path)
-    for target in sorted({*with_ids, *names.targets_there()}):
+    with_ids, without = results.image_clusters_beside(path), _indices_beside(path, name)
+    for target in sorted({*with_ids, *without}):
         try:
             if target in with_ids:
                 _take(vocabulary, target, with_ids[target])
-            elif names.cluster_index(target).exists():
-                words, ids = _published(names.cluster_index(target), target, entries)
+            else:
+                words, ids = _published(without[target], target, entries)
                 vocabulary.targets.append(Target(target, ids, _checked(words, len(ids), vocabulary)))
         except VocabularyError as error:
             vocabulary.remarks.append(f"the words of {target} cannot be used: {one_line(error)}")
     return vocabulary
+
+
+def _statistics(path: Path) -> dict[str, Any]:
+    """What lies beside centroids; empty where that is nothing, or nothing sensible."""
+    try:
+        stats = bounded.read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return stats if isinstance(stats, dict) else {}
+
+
+def _indices_beside(path: Path, name: re.Match[str]) -> dict[str, Path]:
+    """Target -> the published file of its words, which names no images. Those of a vocabulary whose source's name goes
+    on where this one's ends are not among them."""
+    head, tail = name["head"], name["tail"]
+    start, end, other_end = f"{head}_", f"_cluster_index_centroids{tail}.npy", f"_centroids{tail}.npy"
+    files = [p for p in path.parent.glob("*.npy") if p.name.startswith(start) and p.name.endswith(other_end)]
+    longer = tuple(p.name.removesuffix(other_end) + "_" for p in files if p != path and not p.name.endswith(end))
+    found = [p for p in files if p.name.endswith(end) and not p.name.startswith(longer)]
+    return {p.name[len(start) : -len(end)]: p for p in found if len(p.name) > len(start) + len(end)}
 
 
 def _take(vocabulary: Vocabulary, target: str, path: Path) -> None:
@@ -201,7 +219,7 @@ def _published(path: Path, target: str, entries: list[FeatureEntry]) -> tuple[ND
     if entry is None:
         raise VocabularyError("no list of image ids beside them, and no feature file to take the ids from")
     with results.reading(path, "a whole .npy file", "run run_kmeans.py with this target"):
-        return np.load(path, mmap_mode="r", allow_pickle=False), entry.ids
+        return bounded.load_npy(path, mmap=True), entry.ids
 
 
 def _checked(words: NDArray[Any], images: int, vocabulary: Vocabulary) -> NDArray[np.int32]:

@@ -21,8 +21,10 @@ from helpers.album import CENTROIDS, HEAD, TAIL, K, coco_id, grids_of, image_fil
 from PIL import Image
 
 from feature_extraction.errors import KitError, StoreError, UnknownName, UsageError
+from kmeans.nearest_cells import KEPT
 from scripts.report import __main__ as report
 from scripts.report import files, nearest, words
+from scripts.report.nearest import Chosen
 from scripts.report.page import PageOptions, page_of
 from scripts.report.photographs import Photographs, Thumbnail, recorded_path
 from scripts.report.plots import Plots
@@ -391,7 +393,7 @@ def test_the_rate_is_told_where_it_was_recorded(datasets: Path) -> None:
 
 
 def vocabulary_in(datasets: Path) -> words.Vocabulary:
-    (found,) = words.vocabularies_in(datasets, files.entries_in(datasets))
+    (found,), _ = words.vocabularies_in(datasets, files.entries_in(datasets))
     return found
 
 
@@ -427,8 +429,8 @@ def test_every_word_of_a_grid_has_a_row(album: Path) -> None:
 def test_the_nearest_cells_are_the_nearest(album: Path) -> None:
     vocabulary = vocabulary_in(album)
     entries = {e.label: e for e in files.entries_in(album) if e.whole and e.spec == "grid"}
-    found = nearest.nearest_cells(vocabulary, words.Postings(vocabulary), [0], list(range(K)), entries)
-    assert "the nearest of all cells of 8 images" in found.how
+    found = nearest.nearest_cells(vocabulary, words.Postings(vocabulary), Chosen([0], range(K)), entries)
+    assert "of all cells of 8 images of mscoco_valid and vg." in found.how
     grids = {**grids_of(album, "COCO", "valid_"), **grids_of(album, "VG", "")}
     for word in range(K):
         every = []
@@ -436,9 +438,9 @@ def test_the_nearest_cells_are_the_nearest(album: Path) -> None:
             for image_id, ids in zip(target.ids, target.words, strict=True):
                 for cell in np.flatnonzero(ids == word):
                     away = grids[image_id][cell].astype(float) - vocabulary.centroids[word]
-                    every.append((float(np.linalg.norm(away)), image_id, int(cell)))
-        expected = sorted(every)[: nearest.CELLS]
-        got = [(c.distance, c.image_id, c.cell) for c in found.cells.get(word, [])]
+                    every.append((float(away @ away), target.name, image_id, int(cell)))
+        expected = sorted(every)[:KEPT]
+        got = [(c.distance, c.target, c.image_id, c.cell) for c in found.cells.get(word, [])]
         assert [g[1:] for g in got] == [e[1:] for e in expected]
         np.testing.assert_allclose([g[0] for g in got], [e[0] for e in expected], rtol=1e-5)
 
@@ -448,21 +450,21 @@ def test_reading_is_bounded_and_said(album: Path, monkeypatch: pytest.MonkeyPatc
     vocabulary = vocabulary_in(album)
     rarest = int(vocabulary.by_size[-1])
     entries = {e.label: e for e in files.entries_in(album) if e.whole and e.spec == "grid"}
-    found = nearest.nearest_cells(vocabulary, words.Postings(vocabulary), [rarest], list(range(K)), entries)
-    assert "the nearest of those in 3 of 8 images" in found.how
+    found = nearest.nearest_cells(vocabulary, words.Postings(vocabulary), Chosen([rarest], range(K)), entries)
+    assert "those in 3 of 8 images" in found.how
     assert len({c.image_id for cells in found.cells.values() for c in cells}) <= 3
     assert rarest in found.cells  # the word that matters most is looked for first
 
 
 def test_cells_are_cut_where_they_lie(datasets: Path) -> None:
-    from scripts.report.photographs import Cell
+    from scripts.report.photographs import CellCut
 
     pixels = np.zeros((160, 240, 3), np.uint8)
     pixels[40:60, 90:120] = (255, 0, 0)  # row 2, column 3 of an 8 x 8 grid of 20 x 30 pixels
     path = datasets / "red.png"
     Image.fromarray(pixels).save(path)
     photographs = Photographs(datasets)
-    wanted = [Cell(path, 8, 2 * 8 + 3), Cell(path, 8, 2 * 8 + 4)]
+    wanted = [CellCut(path, 8, 2 * 8 + 3), CellCut(path, 8, 2 * 8 + 4)]
     for what in wanted:
         photographs.want(what)
     photographs.load()
@@ -588,11 +590,100 @@ def test_damaged_results_do_not_stop_the_page(datasets: Path, content: bytes) ->
     assert "the words of vg cannot be used" in page(datasets)
 
 
-def test_features_of_another_width_do_not_stop_the_page(datasets: Path) -> None:
-    folder = datasets / "cluster_centroids"
-    np.save(folder / CENTROIDS, np.ones((K, 32), np.float32))
+def test_centroids_that_are_not_what_their_name_says_are_told(datasets: Path) -> None:
+    np.save(datasets / "cluster_centroids" / CENTROIDS, np.ones((K, 32), np.float32))
     text = page(datasets)
-    assert "could be read" in text
+    assert "holds an array of shape (12, 32), expected (12, 64)" in text
+    assert "no vocabulary yet" in text
+
+
+def test_features_of_another_width_do_not_stop_the_page(datasets: Path) -> None:
+    with h5py.File(datasets / "VG/features/maskrcnn_grid8.h5", "a") as file:
+        del file["2/features"]
+        file["2/features"] = np.ones((8, 8, 32), np.float32)
+    text = page(datasets)
+    assert "Of vg not all could be read" in text
+    assert "features of shape (8, 8, 32) for 64 cells of 64 values" in text
+
+
+@pytest.mark.parametrize("name", ["features", "boxes"])
+def test_nothing_outside_a_feature_file_is_read(datasets: Path, tmp_path: Path, name: str) -> None:
+    path = datasets / "COCO/features" / f"maskrcnn_valid_{'grid8' if name == 'features' else 'boxes36'}.h5"
+    with h5py.File(tmp_path / "secret.h5", "w") as secret:
+        secret["values"] = np.full((8, 8, 64) if name == "features" else (36, 4), 7, np.float32)
+    with h5py.File(path, "a") as file:
+        del file[coco_id(1)][name]
+        file[coco_id(1)][name] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "values")
+    text = page(datasets)
+    assert '<p class="remark">' in text
+    assert f'aria-label="Photograph {coco_id(1)}"' in text
+    if name == "boxes":
+        assert f'aria-label="The 36 boxes of {coco_id(1)}, listed below"' not in text
+
+
+def kept_of(datasets: Path, target: str, digest: str | None = None) -> None:
+    """Nearest cells of a target as the k-means keeps them: here word w's are the cells w and w + 1 of image 0."""
+    vocabulary = vocabulary_in(datasets)
+    image, cell = np.full((K, KEPT), -1, np.int32), np.full((K, KEPT), -1, np.int32)
+    distance = np.full((K, KEPT), np.inf, np.float32)
+    image[:, :2], cell[:, 0], cell[:, 1] = 0, np.arange(K), np.arange(K) + 1
+    distance[:, :2] = [1, 4]
+    ids = next(t for t in vocabulary.targets if t.name == target).ids[:1]
+    np.savez(
+        datasets / "cluster_centroids" / f"{HEAD}_{target}_nearest_cells_{TAIL}.npz",
+        image_ids=np.array(ids), image=image, cell=cell, distance=distance,
+        centroids_sha256=np.array(digest or vocabulary.digest),
+    )  # fmt: skip
+
+
+def test_cells_that_the_kmeans_kept_are_shown_without_reading_features(
+    datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for target in ("mscoco_valid", "vg"):
+        kept_of(datasets, target)
+    monkeypatch.setattr(nearest, "_Reader", None)
+    text = page(datasets)
+    assert "of all cells of mscoco_valid and vg, as the k-means kept them." in text
+    shown = re.findall(r'<svg viewBox="[^"]*" role="img" aria-label="([^"]*)"', rows_of(text)["3"])
+    expected = [(coco_id(1), 3, 1), ("1", 3, 1), (coco_id(1), 4, 2), ("1", 4, 2)]
+    assert shown == [f"{image}, cell {cell}, distance {away}" for image, cell, away in expected]
+
+
+def test_kept_cells_of_other_centroids_are_not_shown(datasets: Path) -> None:
+    kept_of(datasets, "vg", digest="0" * 64)
+    text = page(datasets)
+    assert "as the k-means kept them" not in text
+    assert "of all cells of 8 images of mscoco_valid and vg." in text
+
+
+def test_kept_cells_that_are_damaged_are_told(datasets: Path) -> None:
+    path = datasets / "cluster_centroids" / f"{HEAD}_vg_nearest_cells_{TAIL}.npz"
+    path.write_bytes(b"PK\x03\x04cut")
+    text = page(datasets)
+    assert "an .npz file of nearest cells" in text
+    assert "of all cells of 8 images of mscoco_valid and vg." in text
+
+
+def test_words_made_with_other_centroids_are_told(datasets: Path) -> None:
+    path = words_file(datasets, "vg")
+    with np.load(path) as file:
+        content = dict(file)
+    np.savez(path, **content, centroids_sha256=np.array("0" * 64))
+    assert "the words of vg cannot be used: they were made with other centroids" in page(datasets)
+
+
+def test_the_words_of_a_longer_source_are_not_ours(datasets: Path) -> None:
+    """With sources mscoco and mscoco_valid, mscoco_valid_vg is target vg of the second."""
+    folder = datasets / "cluster_centroids"
+    for target in ("mscoco_valid", "vg"):
+        words_file(datasets, target).unlink()
+    (folder / f"maskrcnn_mscoco_centroids{TAIL}.npy").write_bytes((folder / CENTROIDS).read_bytes())
+    found, _ = words.vocabularies_in(datasets, files.entries_in(datasets))
+    assert {v.name: [t.name for t in v.targets] for v in found} == {
+        CENTROIDS.removesuffix(".npy"): ["mscoco_valid", "vg"],
+        f"maskrcnn_mscoco_centroids{TAIL}": [],
+    }
+    assert [v.remarks for v in found] == [[], []]
 
 
 def test_another_vocabulary_can_be_chosen(datasets: Path) -> None:

@@ -166,10 +166,13 @@ def cluster(folder: Path, _: str, *, memory: str = "1") -> int:
 
 
 def vocabulary(folder: Path) -> Contents:
-    """The published names in both folders; the statistics hold times, so that they are only to be whole."""
+    """The published names in both folders, all names in the first; the statistics hold times: they are to be whole."""
     found = {}
     for path in [p for name in ("cluster_centroids", "clustering") for p in (folder / name).glob("[!.]*")]:
-        if path.is_file() and path.suffix in (".npy", ".pkl"):
+        published = path.suffix in (".npy", ".pkl")
+        if path.parent.name == "clustering" and not published:
+            continue  # where folders cannot be linked, it has links to the published names alone
+        if path.is_file() and published:
             found[f"{path.parent.name}/{path.name}"] = _digest(path.read_bytes())
         elif path.is_file() and path.suffix == ".npz":
             found[f"{path.parent.name}/{path.name}"] = _of_arrays(path)

@@ -7,6 +7,7 @@ lie inside the file, are read; everything else is a StoreError of one line. h5py
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -52,12 +53,20 @@ def shown(text: str | bytes) -> str:
 # --- opening --------------------------------------------------------------------------------------------------
 
 
+class _OnlyRead(h5py.File):  # type: ignore[misc] (h5py is not annotated)
+    """A file that was only read has nothing to lose when it is closed, so that closing it never fails."""
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, RuntimeError):  # HDF5 passes a failing close() on, as RuntimeError
+            super().close()
+
+
 def open_plain(path: Path) -> h5py.File:
     """Open an HDF5 file for reading. Raises StoreError with the true reason: a wrong kind of file, no permission, in
     use, cut off, something else. The root's links and attributes are looked at, nothing is followed."""
     _look_before(path)
     try:
-        file = h5py.File(path, "r")
+        file = _OnlyRead(path, "r")
     except FileNotFoundError as error:
         raise NotThere(f"{path} does not exist: extract or download it first") from error
     except (OSError, RuntimeError, ValueError) as error:

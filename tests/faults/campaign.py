@@ -32,11 +32,13 @@ from typing import Final
 from tests.helpers.file_server import serving
 
 from . import shim
+from .careless import CARELESS
 from .scenarios import SCENARIOS, Contents, served
 from .shim import BEFALLS, LASTING, Fault
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 GOOD: Final = ("refused in one line", "went on", "killed")
+ALL: Final = {**SCENARIOS, **CARELESS}
 BAD: Final = ("wrong", "crashed", "traceback", "not recovered")
 REPLACEMENTS: Final = 20
 """How many faults in a row may miss (another thread was quicker, so that there is no k-th call) before it is said."""
@@ -136,7 +138,7 @@ class Campaign:
             workers = [Worker(self.folder / f"worker-{n}", library, server.url("")) for n in range(jobs)]
             for worker in workers:
                 stack.callback(worker.close)
-            quotas = shared_out(faults, {name: SCENARIOS[name].weight for name in names})
+            quotas = shared_out(faults, {name: ALL[name].weight for name in names})
             for name, quota in quotas.items():
                 prepared = prepare(workers[0], name, self.folder / "templates" / name)
                 self.calls[name] = sum(prepared.counts.values())
@@ -214,7 +216,7 @@ def drawn(counts: Mapping[str, int], rng: random.Random) -> Iterator[Fault]:
 
 def prepare(worker: Worker, name: str, template: Path) -> Prepared:
     """Make the folder that a scenario starts from, and see what an undisturbed run makes of it."""
-    scenario = SCENARIOS[name]
+    scenario = ALL[name]
     fresh(worker.folder)
     for step, (_, fault) in enumerate(scenario.before):
         ended = worker.run(name, step)
@@ -240,7 +242,7 @@ def fresh(folder: Path, template: Path | None = None) -> None:
 def judge(worker: Worker, prepared: Prepared, fault: Fault) -> tuple[Finding, bool]:
     """Run the scenario under a fault, then again without; what came of it, and whether the fault struck."""
     fresh(worker.folder, prepared.template)
-    final = SCENARIOS[prepared.name].final
+    final = ALL[prepared.name].final
     ended = worker.run(prepared.name, fault=fault)
     verdict, why = verdict_on(ended, fault, final(worker.folder), prepared)
     if verdict in GOOD:

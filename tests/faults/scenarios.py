@@ -166,10 +166,13 @@ def cluster(folder: Path, _: str, *, memory: str = "1") -> int:
 
 
 def vocabulary(folder: Path) -> Contents:
-    """The published names in both folders; the statistics hold times, so that they are only to be whole."""
+    """The published names in both folders, all names in the first; the statistics hold times: they are to be whole."""
     found = {}
     for path in [p for name in ("cluster_centroids", "clustering") for p in (folder / name).glob("[!.]*")]:
-        if path.is_file() and path.suffix in (".npy", ".pkl"):
+        published = path.suffix in (".npy", ".pkl")
+        if path.parent.name == "clustering" and not published:
+            continue  # where folders cannot be linked, it has links to the published names alone
+        if path.is_file() and published:
             found[f"{path.parent.name}/{path.name}"] = _digest(path.read_bytes())
         elif path.is_file() and path.suffix == ".npz":
             found[f"{path.parent.name}/{path.name}"] = _of_arrays(path)
@@ -247,12 +250,12 @@ def unpack(folder: Path, _: str) -> int:
 
 
 def downloaded(folder: Path) -> Contents:
-    """All but what is unfinished: partial files, archives, and what begins with a dot."""
+    """All but what is unfinished: partial files, archives, locks, and what begins with a dot."""
     found = {}
     for path in (p for p in folder.rglob("*") if p.is_file()):
         place = path.relative_to(folder)
         unfinished = any(part.startswith(".") for part in place.parts) or place.parent.name == "archives"
-        if not unfinished and not path.name.endswith((".part", ".part.json", ".guard", ".busy", "lock.json")):
+        if not unfinished and not path.name.endswith((".part", ".part.json", ".guard", ".lock", "lock.json")):
             found[place.as_posix()] = _digest(path.read_bytes())
         elif path.name == "downloads.lock.json":
             found[place.as_posix()] = _is_json(path)

@@ -207,7 +207,8 @@ def explained() -> Iterator[None]:
         print(f"error: out of memory ({error}): take a smaller --batch_size or fewer --workers", file=sys.stderr)
     except OSError as error:
         print(
-            f"error: {printable(str(error))}. What was computed is kept; mend the cause and run the same command again", file=sys.stderr
+            f"error: {printable(str(error))}. What was computed is kept; mend the cause and run the same command again",
+            file=sys.stderr,
         )
 
 

@@ -18,6 +18,7 @@ numpy and h5py only.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +36,7 @@ SCHEMA_VERSION: Final = 1
 SOURCE: Final = "source"
 """Attribute of an image's group: the image file it was made from, as JSON (path, size, mtime_ns, sha256)."""
 CHECKSUMS: Final = "crc32"
-"""Attribute of an image's group: CRC-32 of the bytes of each of its arrays, as JSON."""
+"""Attribute of an image's group: its id, CRC-32 of the bytes of each of its arrays and of ``source``, as JSON."""
 
 
 def work_dir(output: Path) -> Path:
@@ -111,20 +112,36 @@ def read_image(file: h5py.File, image_id: str) -> dict[str, NDArray[Any]]:
 
 def source_of(file: h5py.File, image_id: str) -> Source | None:
     """The image file that the features were made from; None in files of an earlier version and published ones."""
-    return Source.of(_attribute(file, image_id, SOURCE))
+    return Source.of(_attribute(guard.image_group(file, image_id), SOURCE))
 
 
 def checksums_of(file: h5py.File, image_id: str) -> dict[str, int]:
-    """CRC-32 of each of the image's arrays; empty in files of an earlier version and published ones."""
-    found = _attribute(file, image_id, CHECKSUMS)
-    try:
-        return {str(k): int(v) for k, v in found.items()} if isinstance(found, dict) else {}
-    except (TypeError, ValueError):
+    """CRC-32 of each of the image's arrays; empty in files of an earlier version and published ones. Raises StoreError
+    where they are another image's, or what they say of the source is not what was written."""
+    return checksums_beside(guard.image_group(file, image_id), image_id)
+
+
+def checksums_beside(group: h5g.GroupID, image_id: str) -> dict[str, int]:
+    """``checksums_of``, of a group that is open."""
+    raw = guard.text_attribute(group, CHECKSUMS.encode())
+    if raw is None:
         return {}
+    try:
+        found = json.loads(raw)
+        whose, source = str(found["id"]), found["source"]
+        sums = {str(name): int(crc) for name, crc in found["arrays"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(f"the checksums of image {guard.shown(image_id)} are damaged") from error
+    if whose != image_id:
+        raise StoreError(f"holds what was written of image {guard.shown(whose)} under another name")
+    written = guard.text_attribute(group, SOURCE.encode())
+    if source != (None if written is None else zlib.crc32(written)):
+        raise StoreError(f"what image {guard.shown(image_id)} says of its source is damaged")
+    return sums
 
 
-def _attribute(file: h5py.File, image_id: str, name: str) -> object:
-    raw = guard.text_attribute(guard.image_group(file, image_id), name.encode())
+def _attribute(group: h5g.GroupID, name: str) -> object:
+    raw = guard.text_attribute(group, name.encode())
     try:
         return json.loads(raw) if raw is not None else None
     except (ValueError, RecursionError):
@@ -146,15 +163,17 @@ def write_image(
         dataset = h5d.create(group, None, h5t.py_create(array.dtype, logical=True), space, _PLAIN)
         dataset.write(h5s.ALL, h5s.ALL, np.ascontiguousarray(array))
         h5o.link(dataset, group, name.encode())
-    _write_text(group, CHECKSUMS, json.dumps(dict(checksums)))
-    if source is not None:
-        _write_text(group, SOURCE, json.dumps(source.described()))
+    said = json.dumps(source.described()).encode() if source is not None else None
+    sealed = {"id": image_id, "arrays": dict(checksums), "source": zlib.crc32(said) if said is not None else None}
+    _write_text(group, CHECKSUMS, json.dumps(sealed).encode())
+    if said is not None:
+        _write_text(group, SOURCE, said)
 
 
 _PLAIN: Final = h5p.create(h5p.DATASET_CREATE)
 _PLAIN.set_obj_track_times(False)  # the same data give the same file
 
 
-def _write_text(group: h5g.GroupID, name: str, text: str) -> None:
-    value = np.array(text.encode())
+def _write_text(group: h5g.GroupID, name: str, text: bytes) -> None:
+    value = np.array(text)
     h5a.create(group, name.encode(), h5t.py_create(value.dtype), h5s.create(h5s.SCALAR)).write(value)

@@ -24,7 +24,9 @@ class InFile:
 
     def __init__(self, file: h5py.File, image_id: str) -> None:
         self._file, self.id = file, image_id
-        self.source = store.source_of(file, image_id)
+        self.source: Source | None = None
+        with contextlib.suppress(StoreError):  # damaged: reading it will say so
+            self.source = store.source_of(file, image_id)
         self.place = IN_FILE
 
     def read(self) -> Arrays:
@@ -32,7 +34,7 @@ class InFile:
         try:
             arrays = store.read_image(self._file, self.id)
             written = store.checksums_of(self._file, self.id)
-        except (OSError, KeyError, RuntimeError, ValueError) as error:
+        except (StoreError, OSError, KeyError, RuntimeError, ValueError) as error:
             if "errno = " in str(error):  # the disk or server did not answer: it may yet
                 raise StoreError(f"{self._file.filename} cannot be read ({error})") from error
             raise Damaged(f"{self._file.filename}: the features of {self.id!r} cannot be read ({error})") from error

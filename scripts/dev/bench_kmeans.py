@@ -37,11 +37,13 @@ import faiss
 import h5py
 import numpy as np
 
-from kmeans.assign import BFloat16, Faiss
-from kmeans.cluster import Blocks, State, draw_sample, initial_centroids, train
+from kmeans.blocks import Blocks, Rows, read_blocks
+from kmeans.comm import SingleProcess
+from kmeans.lloyd import Run, State, draw_sample, initial_centroids, train
 from kmeans.memory import BLOCK_ROWS
-from kmeans.ranks import Solo
-from kmeans.vectors import FeatureFile, InMemory, Rows, Scratch, read_blocks
+from kmeans.nearest import CertifiedSearch, FaissSearch
+from kmeans.samples import InMemory, Scratch
+from kmeans.vectors import FeatureFile
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -85,18 +87,29 @@ def clustered(rows: int, k: int, dim: int, noise: float, seed: int = 0) -> tuple
     return values, centroids
 
 
+class PlainFaiss:
+    """faiss as anyone calls it, with its own threads."""
+
+    def set_centroids(self, centroids: Rows) -> None:
+        self._index = faiss.IndexFlatL2(centroids.shape[1])
+        self._index.add(centroids)
+
+    def assign(self, block: Rows) -> Any:
+        return self._index.search(block, 1)[1].ravel()
+
+
 def bench_assign(args: argparse.Namespace) -> None:
     for name, noise in (("1", 1.0), ("3", 3.0), ("none", -1.0)):
         rows, centroids = clustered(args.rows, args.centroids, args.dim, noise)
-        theirs, ours = Faiss(), BFloat16()
+        theirs, ours = PlainFaiss(), CertifiedSearch()
         theirs.set_centroids(centroids)
         ours.set_centroids(centroids)
         different = int((theirs.assign(rows) != ours.assign(rows)).sum())
-        tally = asdict(ours.tally)
+        decided = asdict(ours.stats) if ours.stats else {}
         sides = {"faiss": partial(theirs.assign, rows), "ours": partial(ours.assign, rows)}
         seconds = turns(sides, args.repeats, CLOCKS[args.clock])
         work = 2 * args.rows * args.centroids * args.dim / 1e9
-        print(f"assign, spread {name}: {args.centroids} centroids, d {args.dim}; {tally}")
+        print(f"assign, spread {name}: {args.centroids} centroids, d {args.dim}; {decided}")
         for side, values in seconds.items():
             per_thousand = [v / args.rows * 1e6 for v in values]
             rate = work / statistics.median(values)
@@ -120,13 +133,13 @@ def bench_train(args: argparse.Namespace) -> None:
         found["faiss"] = kmeans.centroids
 
     def ours(name: str, sample: InMemory | Scratch) -> None:
-        start = State(initial_centroids(sample, sample.count, 0, k, Solo()))
-        options: dict[str, Any] = {"total": sample.count, "blocks": blocks, "ranks": Solo()}
-        state = train(sample, start, args.iterations, Faiss(), on_iteration=lambda _: None, **options)
-        found[name] = state.centroids
+        run = Run(sample=sample, total=sample.count, blocks=blocks, nearest=FaissSearch(), comm=SingleProcess())
+        start = State(initial_centroids(sample, sample.count, 0, k, run.comm))
+        found[name] = train(run, start, args.iterations, lambda _: None).centroids
 
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        assert len(draw_sample(len(values), k)) == len(values)
+        if len(draw_sample(len(values), k)) != len(values):
+            raise RuntimeError("faiss would train on other rows")
         scratch = Scratch(Path(folder) / "sample", *values.shape)
         scratch.place(np.arange(len(values)), values)
         sides: dict[str, Callable[[], Any]] = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 WRONG: Final = (
     zipfile.BadZipFile,
     zlib.error,
+    tokenize.TokenError,
     struct.error,
     EOFError,
     KeyError,

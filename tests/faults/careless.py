@@ -13,16 +13,22 @@ RESULT: Final = b"result" * 1000
 
 
 def careless(folder: Path, _: str) -> int:
-    """Write at the final path, in place, whatever the system says; take what is there for whole."""
-    path = folder / "result"
+    """Write at the final path, in place, whatever the system says; take what is there for whole, and a lock that a
+    killed one left for one that is held."""
+    path, lock = folder / "result", folder / "lock"
     if path.exists():
         return 0
+    if lock.exists():
+        print("another one is at work")
+        return 1
+    lock.touch()
     with path.open("xb", buffering=0) as file, contextlib.suppress(OSError):
         file.write(RESULT)  # a part of it, perhaps
     try:
         (folder / "about").mkdir()
     except OSError:
         ctypes.string_at(0)  # as a library that was left in the dark
+    lock.unlink()
     return 0
 
 

@@ -59,7 +59,7 @@ def test_the_reasons_are_the_true_ones(ends):
         "a_web_page": "is not an HDF5 file",
         "a_pipe": "is no file",
         "name_with_escape_codes": "NaN",
-        "npz that claims a terabyte": "claimed",
+        "npz that claims a terabyte": "are claimed",
     }.items():
         assert reason in ends[case][1], ends[case]
         assert "damaged" not in ends[case][1]

@@ -125,8 +125,8 @@ def bench_assign(args: argparse.Namespace) -> None:
         cost = statistics.median(seconds["cells"]) / min(statistics.median(seconds[s]) for s in ("faiss", "bf16"))
         print(
             f"  assignment: {times} times as fast as plain faiss (ours by faiss:"
-            f" {ratio(seconds['faiss'], seconds['plain'])}); of {args.rows} rows differ from ours by faiss: {different};"
-            f" the nearest cells cost {cost:.1%}",
+            f" {ratio(seconds['faiss'], seconds['plain'])}); of {args.rows} rows differ from ours by faiss:"
+            f" {different}; the nearest cells cost {cost:.1%}",
             flush=True,
         )
 

@@ -53,7 +53,7 @@ def shown(text: str | bytes) -> str:
 # --- opening --------------------------------------------------------------------------------------------------
 
 
-class _OnlyRead(h5py.File):  # type: ignore[misc]  # h5py is not annotated
+class ReadOnly(h5py.File):  # type: ignore[misc]  # h5py is not annotated
     """A file that was only read has nothing to lose when it is closed, so that closing it never fails."""
 
     def close(self) -> None:
@@ -66,7 +66,7 @@ def open_plain(path: Path) -> h5py.File:
     use, cut off, something else. The root's links and attributes are looked at, nothing is followed."""
     _look_before(path)
     try:
-        file = _OnlyRead(path, "r")
+        file = ReadOnly(path, "r")
     except FileNotFoundError as error:
         raise NotThere(f"{path} does not exist: extract or download it first") from error
     except (OSError, RuntimeError, ValueError) as error:

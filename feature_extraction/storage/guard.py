@@ -53,7 +53,7 @@ def shown(text: str | bytes) -> str:
 # --- opening --------------------------------------------------------------------------------------------------
 
 
-class _OnlyRead(h5py.File):  # type: ignore[misc] (h5py is not annotated)
+class _OnlyRead(h5py.File):  # type: ignore[misc]  # h5py is not annotated
     """A file that was only read has nothing to lose when it is closed, so that closing it never fails."""
 
     def close(self) -> None:

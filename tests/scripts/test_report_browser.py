@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,4 +142,8 @@ def test_without_scripts_a_cell_is_a_link_to_the_row(written: Path, tmp_path: Pa
         links = plain.run(f"document.querySelector('{selector}').getAttribute('href')")
         plain.click(selector)
         assert plain.run("location.hash") == links
-        assert 0 <= plain.run("document.querySelector(':target').getBoundingClientRect().top") < 900
+        at = "document.querySelector(':target').getBoundingClientRect().top"
+        deadline = time.monotonic() + 10  # the page glides there
+        while not 0 <= plain.run(at) < 900:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

@@ -20,7 +20,7 @@ import h5py
 
 from ..errors import StoreError
 from ..names import json_printable
-from . import files, store
+from . import files, guard, store
 from .check import ArrayReader
 from .journal import Arrays, Damaged, checksum, journals
 from .source import FileStamp, Source
@@ -232,7 +232,7 @@ def write_features(
 def read_back(path: Path, written: Mapping[str, Written]) -> None:
     """Raise StoreError unless the file holds what was ``written``, byte for byte, and nothing else."""
     expected: dict[Kind, str] = {}
-    with path.open("rb") as raw, h5py.File(path, "r", locking=False) as file:
+    with path.open("rb") as raw, guard.ReadOnly(path, "r", locking=False) as file:
         found = store.image_ids(file)
         if set(found) != written.keys():
             raise StoreError(f"{path} holds {len(found):,} images after writing {len(written):,}: the disk lost some")

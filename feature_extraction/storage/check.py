@@ -138,7 +138,7 @@ class Survey:
     """What was seen of a run of images."""
 
     errors: list[tuple[str, str]]
-    """(image, what is wrong)."""
+    """(image, what is wrong); the image is empty where it is the file."""
     layouts: Counter[str]
     """How many images have which arrays, as JSON: name -> [dtype, shape]."""
     example: dict[str, str]
@@ -165,7 +165,7 @@ class Tally:
 
     def findings(self, made: dict[str, Any], count: int) -> Iterator[Finding]:
         for image_id, what in self.errors[:MOST_SAID]:
-            yield Finding("error", f"{guard.shown(image_id)}: {what}", image_id)
+            yield Finding("error", f"{guard.shown(image_id)}: {what}" if image_id else what, image_id or None)
         if len(self.errors) > MOST_SAID:
             yield Finding("error", f"and {len(self.errors) - MOST_SAID:,} more images are damaged")
         usual = _usual(self.layouts, made)
@@ -223,10 +223,9 @@ def _wrong_with(layout: Layout, usual: Layout) -> str:
 def survey(path: Path, ids: Sequence[str], tell: Callable[[int], None] = lambda done: None) -> Survey:
     """Look at the arrays of these images, all their bytes included."""
     found = Survey([], Counter(), {}, 0)
-    fd = os.open(path, os.O_RDONLY)
     try:
-        with store.open_features(path) as file:
-            reader = ArrayReader(file, fd)
+        with path.open("rb", buffering=0) as raw, store.open_features(path) as file:
+            reader = ArrayReader(file, raw.fileno())
             for done, image_id in enumerate(ids, 1):
                 try:
                     layout, sums, written = reader.look(image_id)
@@ -242,8 +241,8 @@ def survey(path: Path, ids: Sequence[str], tell: Callable[[int], None] = lambda 
                 found.example.setdefault(layout, image_id)
                 if done % 256 == 0:
                     tell(done)
-    finally:
-        os.close(fd)
+    except (StoreError, OSError) as error:
+        found.errors.append(("", f"could not be read ({error})"))
     tell(len(ids))
     return found
 

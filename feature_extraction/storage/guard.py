@@ -7,6 +7,7 @@ lie inside the file, are read; everything else is a StoreError of one line. h5py
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -52,12 +53,20 @@ def shown(text: str | bytes) -> str:
 # --- opening --------------------------------------------------------------------------------------------------
 
 
+class ReadOnly(h5py.File):
+    """An HDF5 file that is only read: nothing can be lost when it is closed, so closing it never fails."""
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, RuntimeError):
+            super().close()
+
+
 def open_plain(path: Path) -> h5py.File:
     """Open an HDF5 file for reading. Raises StoreError with the true reason: a wrong kind of file, no permission, in
     use, cut off, something else. The root's links and attributes are looked at, nothing is followed."""
     _look_before(path)
     try:
-        file = h5py.File(path, "r")
+        file = ReadOnly(path, "r")
     except FileNotFoundError as error:
         raise NotThere(f"{path} does not exist: extract or download it first") from error
     except (OSError, RuntimeError, ValueError) as error:

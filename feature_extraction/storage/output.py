@@ -150,7 +150,7 @@ class Output:
 
     def close(self) -> None:
         """Let go of the files. What was added and not synced may be lost."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):
             self._at_end.close()
 
     # --- beginning --------------------------------------------------------------------------------------
@@ -327,6 +327,7 @@ def assemble_by_hand(path: Path, *, say: Callable[[str], None] = lambda text: No
     For runs whose last share was killed, or that can no longer be run. Raises StoreError: StoreBusy where a share is at
     work, Incomplete with the ids that are missing, and which shares never ended."""
     folder = work_dir(path)
+    shares.remove_leftovers(folder)
     if not folder.is_dir():
         there = (
             "is whole: there is nothing to assemble" if path.exists() else "does not exist, nor anything to make it of"

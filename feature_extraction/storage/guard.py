@@ -53,7 +53,7 @@ def shown(text: str | bytes) -> str:
 # --- opening --------------------------------------------------------------------------------------------------
 
 
-class ReadOnly(h5py.File):
+class ReadOnly(h5py.File):  # type: ignore[misc]  # h5py has no types
     """An HDF5 file that is only read: nothing can be lost when it is closed, so closing it never fails."""
 
     def close(self) -> None:

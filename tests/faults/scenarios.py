@@ -8,6 +8,7 @@ code a user sees), and names the files that users rely on (``finals``). To add o
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import shutil
 import zipfile
@@ -263,8 +264,8 @@ class Clustering(Scenario):
     flags: ClassVar[Sequence[str]] = ()
 
     def load(self) -> None:
-        import faiss  # noqa: F401 (the program imports it)
-        import kmeans.pipeline  # noqa: F401
+        for name in ("faiss", "torch", "kmeans.pipeline"):
+            importlib.import_module(name)
 
     def prepare(self, folder: Path) -> None:
         chance = np.random.default_rng(0)

@@ -33,6 +33,7 @@ from .names import printable
 
 if TYPE_CHECKING:
     from .pipeline import Report
+    from .storage.check import Finding
 
 EPILOG: Final = (
     "Interrupted runs resume with the same command. Several GPUs: torchrun --nproc-per-node N SCRIPT ...\n"
@@ -276,14 +277,22 @@ def check(argv: Sequence[str]) -> int:
     with explained():
         from .storage.check import check_file
 
-        return max(_print_findings(path, check_file(path)) for path in args.files)
+        return max(_print_findings(path, check_file(path, progress=_tell_checked)) for path in args.files)
     return EXIT_NOTHING
 
 
-def _print_findings(path: Path, findings: Sequence[Any]) -> int:
+def _tell_checked(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{done:,} of {total:,} images", end="" if done < total else "\n", file=sys.stderr, flush=True)
+
+
+def _print_findings(path: Path, findings: Sequence[Finding]) -> int:
     for finding in findings:
-        say(f"{path}: {finding}")
-    return EXIT_NOTHING if any(finding.wrong for finding in findings) else 0
+        say(f"{path}: {finding.level}: {finding.text}")
+    wrong = any(finding.level == "error" for finding in findings)
+    if not wrong:
+        say(f"{path}: sound")
+    return EXIT_NOTHING if wrong else 0
 
 
 def assemble(argv: Sequence[str]) -> int:

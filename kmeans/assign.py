@@ -99,7 +99,7 @@ class Assignment:
             start += len(frame.ids)
         self._search.set_centroids(self._centroids)
         ticker = Ticker(self._setting.report.say, f"assigning {target}", stop - start)
-        for at, block in read_blocks(file, blocks.cut(start, stop)):
+        for at, block in read_blocks(file, blocks.cut(start, stop), self._search.empty):
             norms = np.einsum("nd,nd->n", block, block)
             if not np.isfinite(norms).all():
                 file.refuse_if_changed()

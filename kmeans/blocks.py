@@ -8,7 +8,7 @@ formula, which rounds differently, so no block may be short unless it is all the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -89,14 +89,20 @@ def block_ranges(start: int, stop: int, rows: int, least: int) -> list[tuple[int
     return [(a, b) for a, b in pairwise(cuts) if a < b]
 
 
-def read_blocks(vectors: Vectors, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, Rows]]:
-    """Yield (first row, rows) for each range while the next ones are being read.
+def empty_rows(rows: int, dim: int) -> Rows:
+    return np.empty((rows, dim), np.float32)
+
+
+def read_blocks(
+    vectors: Vectors, ranges: Iterable[tuple[int, int]], empty: Callable[[int, int], Rows] = empty_rows
+) -> Iterator[tuple[int, Rows]]:
+    """Yield (first row, rows) for each range while the next ones are being read, into what ``empty(rows, dim)`` gives.
 
     The rows may be overwritten as soon as the next block is asked for.
     """
     ranges = deque(ranges)
     longest = max((b - a for a, b in ranges), default=0) if vectors.buffered else 0
-    buffers = [np.empty((longest, vectors.dim), np.float32) for _ in range(READ_AHEAD + 1)]
+    buffers = [empty(longest, vectors.dim) for _ in range(READ_AHEAD + 1)]
     waiting: deque[tuple[int, Rows, Future[Rows]]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
         used = None

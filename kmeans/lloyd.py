@@ -153,7 +153,7 @@ def _sums(run: Run, k: int) -> tuple[Rows, NDArray[np.int64], np.float32]:
     sums = run.sample.sums(k)
     counts = np.zeros(k, np.int64)
     objective = np.float32(0)
-    for _, block in read_blocks(run.sample, run.blocks.cut(0, run.sample.count)):
+    for _, block in read_blocks(run.sample, run.blocks.cut(0, run.sample.count), run.nearest.empty):
         ids, distances = run.nearest.search(block)
         # one after the other in float32, as faiss adds them: another order would round differently
         objective = np.add.accumulate(np.append(objective, distances), dtype=np.float32)[-1]

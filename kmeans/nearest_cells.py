@@ -16,9 +16,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_extraction.storage.bounded import load_npz
+
 from .blocks import Indices, Rows
 from .nearest import pair_distances
-from .npz import read_npz, save_npz
 from .partial import Frame
 from .results import DIGEST, are_texts, published, reading
 from .vectors import FeatureFile
@@ -80,7 +81,7 @@ def save(path: Path, work: Path, nearest: NearestRows, file: FeatureFile, centro
         DIGEST: np.array(centroids_sha256),
     }
     with published(path, work) as out:
-        save_npz(out, arrays)
+        np.savez(out, allow_pickle=False, **arrays)
 
 
 class Cell(NamedTuple):
@@ -114,7 +115,7 @@ class NearestCells:
 def load(path: Path, target: str, k: int) -> NearestCells:
     """Read what ``save`` wrote. Raises VocabularyError for anything else."""
     with reading(path, "an .npz file of nearest cells", "run run_kmeans.py with this target"):
-        arrays = read_npz(path, ("image_ids", "image", "cell", "distance", DIGEST))
+        arrays = load_npz(path, ("image_ids", "image", "cell", "distance", DIGEST))
         for name, kind in (("image", "i"), ("cell", "i"), ("distance", "f")):
             if arrays[name].shape != (k, KEPT) or arrays[name].dtype.kind != kind:
                 raise ValueError(f"{name} {arrays[name].dtype} {arrays[name].shape}, expected ({k}, {KEPT})")

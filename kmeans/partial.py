@@ -85,8 +85,8 @@ class PartialIndex:
 
     def close(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1  # closed once, even where that fails
+            os.close(fd)
 
     def discard(self) -> None:
         """Close and remove it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -46,6 +47,7 @@ def run(options: Options, report: Reporter | None = None) -> Outcome:
         setting = prepare(options, comm, report if report is not None and comm.rank == 0 else Silent())
         targets, training = open_files(setting, stack)
         stack.enter_context(alone(setting))
+        report_device(setting)
         centroids, stats = vocabulary(setting, training)
         search = nearest.choose(options.assignment, setting.device, len(centroids))
         assignment = Assignment(setting, centroids, search, stats)
@@ -58,7 +60,7 @@ def run(options: Options, report: Reporter | None = None) -> Outcome:
 
 
 def prepare(options: Options, comm: Communicator, report: Reporter) -> Setting:
-    """What needs no feature file to be refused: names, the folder of the results, the device."""
+    """What needs no feature file to be refused: names, the folder of the results."""
     names = ResultNames.of(options)
     source = feature_path(options.src, options)
     targets = target_files(options)
@@ -67,8 +69,7 @@ def prepare(options: Options, comm: Communicator, report: Reporter) -> Setting:
     for target, path in targets.items():
         former.refuse_another_target(names, options, target, path)
     names.folder.mkdir(parents=True, exist_ok=True)
-    device = nearest.find_device(options.device, comm.local_rank)
-    return Setting(options=options, names=names, comm=comm, report=report, device=device)
+    return Setting(options=options, names=names, comm=comm, report=report)
 
 
 def open_files(setting: Setting, stack: ExitStack) -> tuple[dict[str, FeatureFile], Training | None]:
@@ -76,11 +77,12 @@ def open_files(setting: Setting, stack: ExitStack) -> tuple[dict[str, FeatureFil
     options, opened = setting.options, dict[str, FeatureFile]()
 
     def look_through(path: Path) -> FeatureFile:
-        file = opened.get(str(path.resolve()))
+        real = os.path.realpath(path)
+        file = opened.get(real)
         if file is None:
             setting.report.say(f"looking through {path}")
             file = stack.enter_context(FeatureFile(path, dim=options.feat_dim, grid_size=options.grid_size))
-            opened[str(path.resolve())] = file
+            opened[real] = file
         return file
 
     training = None
@@ -93,6 +95,13 @@ def open_files(setting: Setting, stack: ExitStack) -> tuple[dict[str, FeatureFil
     needed += 0 if training is None else 4 * options.n_centroids * options.feat_dim * 4
     files.check_room(setting.names.folder, needed, "centroids, checkpoints and indices", VocabularyError)
     return targets, training
+
+
+def report_device(setting: Setting) -> None:
+    """Find the device, now that all is known to be there, and say which it is."""
+    if setting.device != "cpu":
+        what = "training and assigning" if setting.options.device == "cuda" else "assigning"
+        setting.report.say(f"{what} on {setting.device}")
 
 
 @contextmanager

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from feature_extraction.errors import VocabularyError
 from feature_extraction.storage import files
+from feature_extraction.storage.bounded import load_npy, load_npz, read_json
 
 from .blocks import Indices, Rows
-from .npz import WRONG, read_npz, save_npz
 from .options import Options, label
 
 FOLDER: Final = "cluster_centroids"
@@ -149,8 +149,8 @@ def save_json(path: Path, work: Path, value: Any) -> None:
 def load_json(path: Path) -> dict[str, Any]:
     """The object in ``path``; empty where there is none or it cannot be read."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        value = read_json(path)
+    except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -171,7 +171,7 @@ def save_image_clusters(path: Path, work: Path, ids: list[str], clusters: Indice
     by others)."""
     with published(path.with_suffix(".npz"), work) as file:
         arrays = {"image_ids": np.array(ids, dtype=np.str_), "cluster_ids": clusters}
-        save_npz(file, {**arrays, DIGEST: np.array(centroids_sha256)})
+        np.savez(file, allow_pickle=False, **arrays, **{DIGEST: np.array(centroids_sha256)})
     with published(path, work) as file:
         _Pickler(file, protocol=4).dump(dict(zip(ids, clusters, strict=True)))
 
@@ -211,7 +211,7 @@ def load_image_clusters(path: Path) -> tuple[list[str], Indices, str]:
     """Image ids, clusters (images, rows per image) and the digest of the centroids ("" in files of earlier versions)
     from the ``.npz`` of ``save_image_clusters``. Raises VocabularyError."""
     with reading(path, "an .npz file of image ids and clusters", "run run_kmeans.py with this target"):
-        arrays = read_npz(path, ("image_ids", "cluster_ids"), (DIGEST,))
+        arrays = load_npz(path, ("image_ids", "cluster_ids"), (DIGEST,))
         ids, clusters = arrays["image_ids"], arrays["cluster_ids"]
         if ids.ndim != 1 or not are_texts(ids) or clusters.dtype != np.int64 or clusters.shape[:1] != ids.shape:
             raise ValueError(f"ids {ids.dtype} {ids.shape}, clusters {clusters.dtype} {clusters.shape}")
@@ -248,7 +248,7 @@ def reading(path: Path, what: str, otherwise: str) -> Iterator[None]:
         raise VocabularyError(f"{path} does not exist: {otherwise}") from None
     except (IsADirectoryError, PermissionError) as error:
         raise VocabularyError(f"{path} cannot be read: {error.strerror}") from error
-    except (OSError, *WRONG) as error:
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise VocabularyError(f"{path} is not {what} ({reason}); pickles are not read") from error
 
@@ -256,11 +256,8 @@ def reading(path: Path, what: str, otherwise: str) -> Iterator[None]:
 def load_centroids(path: Path, k: int | None = None, d: int | None = None) -> Rows:
     """The centroids (k, d) in ``path``. Raises VocabularyError if they are missing or not what they should be."""
     with reading(path, "a whole .npy file", "run without --assign_only first, or download the centroids"):
-        size = path.stat().st_size
-        mapped = np.load(path, allow_pickle=False, mmap_mode="r")  # a claimed size is compared with the file's
-        if not isinstance(mapped, np.ndarray) or mapped.nbytes > size:
-            raise ValueError("it holds no array")
-        shape, dtype = mapped.shape, mapped.dtype
+        mapped = load_npy(path, mmap=True)
+    shape, dtype = mapped.shape, mapped.dtype
     if len(shape) != 2 or 0 in shape or (k is not None and k != shape[0]) or (d is not None and d != shape[1]):
         raise VocabularyError(f"{path} holds an array of shape {shape}, expected {(k or 'k', d or 'd')}")
     if dtype != np.float32 or not np.isfinite(mapped).all():
@@ -289,13 +286,13 @@ def save_checkpoint(path: Path, key: dict[str, Any], centroids: Rows, state: dic
     """Centroids and what else is needed to go on, in one file that is replaced as a whole."""
     text = json.dumps({"key": key, DIGEST: digest(centroids), **state})
     with files.atomic_file(path) as file:
-        save_npz(file, {"centroids": centroids, "state": np.array(text)})
+        np.savez(file, allow_pickle=False, centroids=centroids, state=np.array(text))
 
 
 def load_checkpoint(path: Path) -> tuple[Rows, dict[str, Any], dict[str, Any]] | None:
     """Centroids, state and key of the checkpoint in ``path``; None where there is no sound one."""
     try:
-        arrays = read_npz(path, ("centroids", "state"))
+        arrays = load_npz(path, ("centroids", "state"))
         state = json.loads(str(arrays["state"]))
         key, digest_then = state.pop("key"), state.pop(DIGEST, None)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):

@@ -189,8 +189,8 @@ class FeatureFile:
         if self._fd >= 0:
             self._readers.shutdown()
             self._h5.close()
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1  # closed once, even where that fails
+            os.close(fd)
 
     def __enter__(self) -> FeatureFile:
         return self

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import stat
+import tokenize
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
@@ -163,7 +164,9 @@ def _described(file: Any, size: int) -> _Described:
         version = npy.read_magic(file)
         read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
         shape, fortran, dtype = read(_Counted(file), max_header_size=MOST_HEADER)
-    except (KeyError, SyntaxError, TypeError, MemoryError, RecursionError, UnicodeError, OverflowError) as error:
+    except (
+        KeyError, SyntaxError, TypeError, MemoryError, RecursionError, UnicodeError, OverflowError, tokenize.TokenError,
+    ) as error:  # fmt: skip
         raise ValueError(f"no .npy file that can be read ({type(error).__name__})") from None
     except ValueError as error:
         raise ValueError(f"no .npy file that can be read: {printable(str(error).splitlines()[0][:200])}") from None

@@ -126,7 +126,7 @@ def _some(level: Level, what: str, ids: Sequence[str]) -> Iterator[Finding]:
 def _of_the_making(made: dict[str, Any]) -> Iterator[Finding]:
     if not made:
         yield Finding("note", "says nothing of its making, as the published files do")
-    if made.get("synthetic"):
+    if made.get("synthetic_weights"):
         yield Finding("warning", "was made with SYNTHETIC weights: its values mean nothing")
 
 
@@ -198,9 +198,9 @@ def _usual(layouts: Counter[str], made: dict[str, Any]) -> Layout:
     features = usual["features"][1]
     if features is not None:
         grid, boxes = made.get("grid_size"), made.get("num_boxes")
-        if kind == "grid" and isinstance(grid, int) and len(features) == 3:
+        if "boxes" not in usual and isinstance(grid, int) and len(features) == 3:
             usual["features"][1] = [grid, grid, features[-1]]
-        elif kind == "boxes" and isinstance(boxes, int) and len(features) == 2:
+        elif "boxes" in usual and isinstance(boxes, int) and len(features) == 2:
             for name, shape in (("features", [boxes, features[-1]]), ("obj_id", [boxes]), ("boxes", [boxes, 4])):
                 usual[name][1] = shape
     return usual

@@ -53,11 +53,11 @@ def shown(text: str | bytes) -> str:
 # --- opening --------------------------------------------------------------------------------------------------
 
 
-class ReadOnly(h5py.File):  # type: ignore[misc]  # h5py has no types
-    """An HDF5 file that is only read: nothing can be lost when it is closed, so closing it never fails."""
+class ReadOnly(h5py.File):  # type: ignore[misc]  # h5py is not annotated
+    """A file that was only read has nothing to lose when it is closed, so that closing it never fails."""
 
     def close(self) -> None:
-        with contextlib.suppress(OSError, RuntimeError):
+        with contextlib.suppress(OSError, RuntimeError):  # HDF5 passes a failing close() on, as RuntimeError
             super().close()
 
 

@@ -207,7 +207,7 @@ def _description(raw: bytes, crc: int) -> dict[str, Any] | None:
         return None
     try:
         described = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return described if isinstance(described, dict) and "status" in described else None
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..errors import StoreError
 from . import files, shares
 from .assemble import Assembly, Incomplete, Outcome
+from .bounded import read_json
 from .journal import JournalWriter, journal_name, journals, share_of
 from .shares import FolderClosed, Register
 from .source import FileStamp, Source
@@ -303,7 +304,7 @@ def plan_name(plan: str) -> str:
 def _read_json(path: Path) -> dict[str, Any] | None:
     """What a small file says; None if there is none, or it is damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
@@ -371,7 +372,7 @@ def _by_hand(
     unended = [i for i, name in enumerate(names) if ended.get(name) != plan]
     never = f"; never ended: share {', '.join(str(i + 1) for i in unended)} of {count}" if unended else ""
     try:
-        ids = json.loads((folder / plan_name(plan)).read_text(encoding="utf-8"))
+        ids = read_json(folder / plan_name(plan))
         if plan_digest(ids) != plan:
             raise ValueError
     except (OSError, ValueError, TypeError):

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from . import files
+from .bounded import read_json
 
 
 class FolderClosed(Exception):
@@ -110,7 +111,7 @@ class Register:
         deadline = files.Deadline(files.patience(self.folder))
         while True:
             try:
-                event = json.loads(self._path(number).read_bytes())
+                event = read_json(self._path(number), 1 << 20)
             except (FileNotFoundError, ValueError):
                 if not deadline.wait():
                     return {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from typing import Final
+
 from feature_extraction.errors import DeviceError
 
 from .by_bfloat16 import CertifiedSearch
@@ -10,7 +13,9 @@ from .protocol import NearestSearch, SearchStats, pair_distances
 
 __all__ = ["CertifiedSearch", "FaissSearch", "NearestSearch", "SearchStats", "choose", "find_device", "pair_distances"]
 
-LEAST_CENTROIDS = 512
+DRIVERS: Final = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+"""One of them is there where a GPU can be: NVIDIA's driver, Windows' below WSL, AMD's."""
+LEAST_CENTROIDS: Final = 512
 """Below this the product is too small a part of the work for bfloat16 to gain anything."""
 
 
@@ -24,8 +29,8 @@ def choose(method: str, device: str, k: int) -> NearestSearch:
 
 def find_device(wanted: str, local_rank: int = 0) -> str:
     """The PyTorch device that ``--device`` means here. Raises DeviceError for ``cuda`` where there is no GPU."""
-    if wanted == "cpu":
-        return "cpu"
+    if wanted == "cpu" or (wanted == "auto" and not any(os.path.exists(path) for path in DRIVERS)):
+        return "cpu"  # without importing PyTorch, which takes seconds and 0.2 GB
     try:
         from torch import cuda
 

@@ -36,35 +36,20 @@ asked.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from ..blocks import Indices, Rows, fewest_rows
+from ..blocks import Indices, Rows, empty_rows, fewest_rows
+from .bounds import GROUP, SLACK, SQUARE_PARTS, TINY, UNIT, UNIT_BFLOAT16, prepare
 from .by_faiss import FaissSearch
 from .protocol import SearchStats, pair_distances
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-UNIT: Final = 2.0**-24
-"""Unit roundoff of float32, round to nearest."""
-UNIT_BFLOAT16: Final = 2.0**-9
-"""Unit roundoff of bfloat16 (8 significant bits), round to nearest."""
-ROUNDING: Final = {"cpu": 2.0**-23, "cuda": 2.0**-22}
-"""Largest relative error of one addition inside a bfloat16 product; tensor cores truncate and keep fewer
-guard bits."""
-TINY: Final = 2.0**-126
-"""Smallest normal float32; products below it may be taken for 0, so every bound has a floor."""
-SLACK: Final = 1.0 + 2.0**-8
-"""Covers the rounding of norms and bounds that are themselves computed in float32, and 1 / (1 - 2^-9)."""
-GROUP: Final = 64
-"""Centroids whose results are first looked at together, by their maximum."""
-SQUARE_PARTS: Final = 3
-"""bfloat16 summands of |c'|^2 / 2: three hold 24 bits, as many as float32."""
-COLUMNS: Final = 32
-"""The product's inner dimension is filled up to a multiple of this, the width of matrix instructions."""
 PAIRS: Final = 16_384
 """Pairs of row and centroid compared at a time on a card: 0.13 GB of differences at d = 2048."""
 
@@ -79,6 +64,11 @@ class Tiling:
     waits for a number. None: as many as there are, which is no wait on a CPU."""
     most: int
     """Candidates per row, on average, beyond which comparing them one by one costs more than faiss."""
+
+    @property
+    def on_card(self) -> bool:
+        """Whether the steps are those of a card: results in float32, nothing that waits for a number."""
+        return self.room is not None
 
 
 ON_CPU: Final = Tiling(rows=512, room=None, most=64)
@@ -118,12 +108,22 @@ class CertifiedSearch:
         d = centroids.shape[1]
         self._tile = torch.zeros(self._tiling.rows, width, dtype=torch.bfloat16, device=self.device)
         self._tile[:, d : d + SQUARE_PARTS] = 1
-        self._result = torch.empty(0 if self._tile.is_cuda else self._tiling.rows, k, dtype=torch.bfloat16)
+        self._result = torch.empty(0 if self._tiling.on_card else self._tiling.rows, k, dtype=torch.bfloat16)
+
+    def empty(self, rows: int, dim: int) -> Rows:
+        """Page-locked where a card reads it: its copies then run at the bus's speed, several times that of others."""
+        import torch
+
+        if self.device.startswith("cuda") and rows:
+            with suppress(RuntimeError):  # no more memory can be locked
+                array: Rows = torch.empty(rows, dim, pin_memory=True).numpy()
+                return array
+        return empty_rows(rows, dim)
 
     def assign(self, block: Any) -> Indices:
         """Index (m,) of the nearest centroid."""
         if self._is_short(block):
-            return self._faiss.assign(block)
+            return self._faiss.assign(fetched(block))
         x = self._to_device(block)
         return self._settled(x, self._decide(x).cpu().numpy())
 
@@ -132,8 +132,9 @@ class CertifiedSearch:
         import torch
 
         if self._is_short(block):
-            ids = self._faiss.assign(block)
-            return ids, pair_distances(block, np.arange(len(ids)), self._on_host, ids)
+            rows = fetched(block)
+            ids = self._faiss.assign(rows)
+            return ids, pair_distances(rows, np.arange(len(ids)), self._on_host, ids)
         x = self._to_device(block)
         found = self._decide(x)
         near = self._distances(x, torch.arange(len(x), device=x.device), found.clamp_min(0))
@@ -156,7 +157,10 @@ class CertifiedSearch:
     def _to_device(self, block: Any) -> Tensor:
         import torch
 
-        return torch.as_tensor(block).to(self.device)
+        if isinstance(block, torch.Tensor):
+            return block
+        # the block stays as it is until the ids are fetched, which waits for the copy
+        return torch.from_numpy(np.ascontiguousarray(block)).to(self.device, non_blocking=True)
 
     def _settled(self, x: Tensor, ids: Indices) -> Indices:
         """``ids`` with faiss's answer where they are negative."""
@@ -178,7 +182,7 @@ class CertifiedSearch:
         rows, columns = found.rows, found.columns
         number = torch.zeros_like(unsure).scatter_add_(0, rows, torch.ones_like(rows))
         only = unsure.scatter(0, rows, columns)  # right where there is one
-        if not x.is_cuda:  # on a card finding them costs a wait, comparing them all does not
+        if not self._tiling.on_card:  # on a card finding them costs a wait, comparing them all does not
             contested = (number > 1)[rows]
             rows, columns = rows[contested], columns[contested]
             self._decided.compared += int((number > 1).sum())
@@ -224,18 +228,20 @@ class CertifiedSearch:
         return Candidates(row[pair] + at, columns, faiss_error, hit_count, count, len(x))
 
     def _product(self, low: Tensor) -> Tensor:
-        """q (m, k, filled up): float32 on a GPU, rounded to bfloat16 on a CPU."""
+        """q (m, k, filled up): float32 on a card, rounded to bfloat16 on a CPU."""
         import torch
 
+        if not self._tiling.on_card:
+            return torch.mm(low, self._low.t(), out=self._result[: len(low)])
         if low.is_cuda:
             return torch.mm(low, self._low.t(), out_dtype=torch.float32)
-        return torch.mm(low, self._low.t(), out=self._result[: len(low)])
+        return torch.mm(low.float(), self._low.float().t())  # the same numbers, for trying a card's steps without one
 
     def _distances(self, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """|x[rows[i]] - c[columns[i]]|^2 (p,), summed from the differences, in float32."""
         import torch
 
-        if not x.is_cuda:
+        if not self._tiling.on_card:
             return torch.from_numpy(pair_distances(x.numpy(), rows.numpy(), self._on_host, columns.numpy()))
         cuts = range(0, max(1, len(rows)), PAIRS)
         pieces = [(x[rows[a : a + PAIRS]] - self._centroids[columns[a : a + PAIRS]]).square_().sum(1) for a in cuts]
@@ -300,74 +306,10 @@ def positions(mask: Tensor, room: int | None) -> tuple[Tensor, Tensor]:
     return torch.searchsorted(upto, wanted).clamp_max(len(flat) - 1), upto[-1]
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """What the centroids contribute to E and F; the names are those of the proof above."""
-
-    norm: float
-    """Largest |c'|."""
-    lost: float
-    """Largest |ec|, with what the subtraction of m rounded away."""
-    square_error: float
-    """Error of |c'|^2 / 2 as it stands in the product."""
-    largest: float
-    """Largest |c|."""
-    summing: float
-    """g of the product."""
-    direct: float
-    """g' of d + 4 roundings in float32."""
-    floor: float
-    """What a norm may have lost to squares below TINY."""
-
-    def of_rows(self, x: Tensor, mean: Tensor, rounded: Tensor) -> tuple[Tensor, Tensor]:
-        """E (m,) float32 and F (m,) float64 of rows (m, d); X is left in ``rounded`` (m, d)."""
-        import torch
-
-        shifted = x - mean
-        rounded.copy_(shifted)
-        norm = torch.linalg.vector_norm(shifted, dim=1)
-        norm += self.floor
-        lost = torch.linalg.vector_norm(shifted.sub_(rounded), dim=1) + self.floor + UNIT * norm
-        error = lost * self.norm + (norm + lost) * (self.lost + self.summing * (self.norm + self.lost))
-        error = error * SLACK + self.square_error
-        size = torch.linalg.vector_norm(x, dim=1).double() * SLACK + self.floor
-        faiss_error = self.direct * self.largest * (self.largest + 2 * size)
-        faiss_error += 4 * UNIT * (size + self.largest).square()
-        return error, faiss_error
-
-
-def prepare(centroids: Tensor, mean: Tensor) -> tuple[Tensor, Bounds]:
-    """The right side of the product, C and the parts of -|c'|^2 / 2 (k filled up, width), and its bounds."""
-    import torch
-
-    k, d = centroids.shape
-    width = -(-(d + SQUARE_PARTS) // COLUMNS) * COLUMNS
-    summing = width * ROUNDING[centroids.device.type]
-    summing /= 1 - summing
-    floor = math.sqrt(width * TINY)
-    shifted = centroids - mean
-    low = torch.zeros(-(-k // GROUP) * GROUP, width, dtype=torch.bfloat16, device=centroids.device)
-    low[:k, :d] = shifted
-    norm = torch.linalg.vector_norm(shifted.double(), dim=1)
-    half_square = norm.square() / 2
-    rest = half_square.clone()
-    for part in range(d, d + SQUARE_PARTS):
-        low[:k, part] = -rest
-        rest += low[:k, part].double()
-    low[k:, d] = -torch.finfo(torch.bfloat16).max  # fills the last group, never the nearest
-    # |c - m - C|, with what the subtraction of m rounded away
-    lost = torch.linalg.vector_norm((shifted - low[:k, :d]).double(), dim=1) + UNIT * norm
-    largest_norm = float(norm.max()) * SLACK + floor
-    return low, Bounds(
-        norm=largest_norm,
-        lost=float(lost.max()) * SLACK + floor,
-        # |c'| was computed from the rounded c - m: off by UNIT of itself, twice in the square
-        square_error=float(summing * half_square.max() + rest.abs().max()) * SLACK + 2 * UNIT * largest_norm**2,
-        largest=float(torch.linalg.vector_norm(centroids.double(), dim=1).max()) * SLACK + floor,
-        summing=summing,
-        direct=(d + 4) * UNIT / (1 - (d + 4) * UNIT),
-        floor=floor,
-    )
+def fetched(block: Any) -> Rows:
+    """A block, be it an array or a tensor, as an array."""
+    rows = block if isinstance(block, np.ndarray) else block.cpu().numpy()
+    return np.ascontiguousarray(rows)
 
 
 class Fetched:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..blocks import Indices, Rows, block_ranges, centroid_block, fewest_rows, query_block
+from ..blocks import Indices, Rows, block_ranges, centroid_block, empty_rows, fewest_rows, query_block
 from .protocol import SearchStats
 
 LEAST_DIM_TO_CUT: Final = 65
@@ -44,6 +44,9 @@ class FaissSearch:
 
     def set_centroids(self, centroids: Rows) -> None:
         self._centroids = np.ascontiguousarray(centroids)
+
+    def empty(self, rows: int, dim: int) -> Rows:
+        return empty_rows(rows, dim)
 
     def assign(self, block: Rows) -> Indices:
         return self.search(block)[0]

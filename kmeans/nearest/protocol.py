@@ -35,6 +35,10 @@ class NearestSearch(Protocol):
         """Search among ``centroids`` (k, d) from now on."""
         ...
 
+    def empty(self, rows: int, dim: int) -> Rows:
+        """Memory (rows, dim) for blocks: of a kind that the search takes them from without a further copy."""
+        ...
+
     def assign(self, block: Rows) -> Indices:
         """Index (m,) of the nearest centroid, for rows (m, d)."""
         ...

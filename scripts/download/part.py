@@ -103,8 +103,8 @@ class Part:
             try:
                 self._sync()
             finally:
-                self._file.close()
-                self._file = None
+                file, self._file = self._file, None  # closed once, even where that fails
+                file.close()
 
     def publish(self) -> None:
         """The file appears under its name, whole."""

@@ -59,28 +59,37 @@ def unpack(
     """
     name = printable(destination)
     lock = destination.with_name(f".{destination.name}.lock")
-    with exclusive(lock, f"{name}: another process is unpacking it; wait for it"):
-        if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-            raise DownloadError(f"{name} holds something already: move it away first")
-        work = destination.with_name(f".{destination.name}.unpacking")
-        shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
-        try:
-            return _unpack_into(work, path, top, destination, limits, check)
-        except Stopped:
-            raise
-        except DownloadError as error:
-            raise DownloadError(f"{printable(path)}: {error}. Nothing of it was kept") from error
-        except OSError as error:
-            raise DownloadError(
-                f"{printable(path)}: {error.strerror or error} ({printable(error.filename or work)}). "
-                "Nothing of it was kept"
-            ) from error
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-            raise DownloadError(
-                f"{printable(path)} is damaged: {printable(str(error))}. Nothing of it was kept"
-            ) from error
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+    try:
+        with exclusive(lock, f"{name}: another process is unpacking it; wait for it"):
+            if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+                raise DownloadError(f"{name} holds something already: move it away first")
+            return _unpack_alone(path, top, destination, limits, check)
+    except OSError as error:  # of the lock, or of a look at the destination
+        raise DownloadError(
+            f"{name}: {error.strerror or error} ({printable(error.filename or lock)}): is the disk full, the folder "
+            "writable? Try again"
+        ) from error
+
+
+def _unpack_alone(path: Path, top: str, destination: Path, limits: Limits, check: Callable[[], None]) -> int:
+    """Unpack beside ``destination`` and rename, while nobody else does; what is unfinished is removed."""
+    work = destination.with_name(f".{destination.name}.unpacking")
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    try:
+        return _unpack_into(work, path, top, destination, limits, check)
+    except Stopped:
+        raise
+    except DownloadError as error:
+        raise DownloadError(f"{printable(path)}: {error}. Nothing of it was kept") from error
+    except OSError as error:
+        raise DownloadError(
+            f"{printable(path)}: {error.strerror or error} ({printable(error.filename or work)}). "
+            "Nothing of it was kept"
+        ) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise DownloadError(f"{printable(path)} is damaged: {printable(str(error))}. Nothing of it was kept") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _unpack_into(work: Path, path: Path, top: str, destination: Path, limits: Limits, check: Callable[[], None]) -> int:

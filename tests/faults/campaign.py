@@ -1,269 +1,313 @@
-"""Fails system calls, and kills, in every program of this kit, and looks at what is left.
+"""The fault campaign: system calls fail and processes are killed, one after the other, and what is left is looked at.
 
-    python -m tests.faults.campaign [--faults 1000] [--seed 0] [--only WORD] [--keep]        (make test-faults)
+    python -m tests.faults.campaign --faults 1000
+    python -m tests.faults.campaign --scenario extract-fresh --only pwrite:ENOSPC:7
 
-One fault at a time: a program is run from a prepared state with a shim (shim.c) that lets one system call on its files
-fail with EIO, ENOSPC, EDQUOT or EINTR, fall short, fail from there on, or be the process's last. Then
-
-- nothing wrong lies where users look: each file is what it was before, or what an undisturbed run makes of it;
-- the exit code is not 0, or the result is right; there is no traceback, no crash, no hang;
-- the same command again ends right, with the same bits, and leaves nothing behind.
-
-Prints a table; exit code 0 if all of this held. Needs gcc (Linux). The seed draws the faults: a run can be repeated.
+Prints a Markdown table; each finding above it with the flags that repeat it. Exit code 1 if there was any.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import errno
+import itertools
+import json
 import os
+import platform
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Final
 
-SHORT, KILL = -1, -2
-ERRORS = {
-    "open": (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EINTR),
-    "write": (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EINTR, SHORT, SHORT),
-    "fsync": (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EINTR),
-    "rename": (errno.EIO, errno.ENOSPC, errno.EDQUOT),
-    "unlink": (errno.EIO,),
-    "ftruncate": (errno.EIO, errno.ENOSPC, errno.EINTR),
-    "read": (errno.EIO, errno.EINTR, SHORT, SHORT),
-    "mmap": (errno.EIO, errno.ENOMEM),
-    "close": (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EINTR),
-    "mkdir": (errno.EIO, errno.ENOSPC, errno.EDQUOT),
-}
-SECONDS = 60
-"""After which a program hangs."""
+from tests.helpers.file_server import serving
+
+from . import shim
+from .careless import CARELESS
+from .scenarios import SCENARIOS, Contents, served
+from .shim import BEFALLS, LASTING, Fault
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+GOOD: Final = ("refused in one line", "went on", "killed")
+ALL: Final = {**SCENARIOS, **CARELESS}
+BAD: Final = ("wrong", "crashed", "traceback", "not recovered")
+REPLACEMENTS: Final = 20
+"""How many faults in a row may miss (another thread was quicker, so that there is no k-th call) before it is said."""
 
 
 @dataclass(frozen=True)
-class Fault:
-    call: str
-    k: int
-    what: int
-    sticky: bool
+class Ended:
+    """How a program ended."""
 
-    def __str__(self) -> str:
-        what = {SHORT: "short", KILL: "killed"}.get(self.what) or errno.errorcode[self.what]
-        return f"{self.call} {self.k} {what}{' from there on' if self.sticky else ''}"
+    code: int
+    """Exit code; minus the signal that ended it."""
+    output: str
+    struck: bool
+    counts: Mapping[str, int]
+
+
+class Worker:
+    """A process that runs programs under faults (worker.py), and the folder that they run in."""
+
+    def __init__(self, place: Path, library: Path, base_url: str) -> None:
+        self.folder, self._notes, self._base_url = place / "folder", place / "notes", base_url
+        self._notes.mkdir(parents=True)
+        environment = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.worker"],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, scenario: str, step: str | int = "run", fault: Fault | None = None) -> Ended:
+        """Run one program of a scenario in the folder, as it is."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        request = {
+            **{"scenario": scenario, "step": step, "fault": str(fault) if fault else None},
+            **{"folder": str(self.folder), "notes": str(self._notes), "base_url": self._base_url},
+        }
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return Ended(**json.loads(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=120)
 
 
 @dataclass
-class Row:
-    """What became of one scenario's faults."""
+class Prepared:
+    """A scenario with what an undisturbed run of it needs and gives."""
 
-    counts: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
-
-
-def build_shim(folder: Path) -> Path:
-    library = folder / "shim.so"
-    subprocess.run(
-        ["gcc", "-O1", "-shared", "-fPIC", "-o", library, Path(__file__).with_name("shim.c"), "-ldl", "-lpthread"],
-        check=True,
-    )
-    return library
+    name: str
+    template: Path
+    start: Contents
+    """What lies at the final paths before."""
+    right: Contents
+    """What has to lie there in the end."""
+    counts: Mapping[str, int]
+    """Calls of each kind in an undisturbed run."""
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What came of one fault."""
+
+    scenario: str
+    fault: Fault
+    verdict: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.verdict}: --scenario {self.scenario} --only {self.fault}: {self.why}"
+
+
+@dataclass
 class Campaign:
-    """A forked child runs the program, with everything loaded already; it ends as a program ends, exit handlers of the
-    libraries included. The parent looks at what it left."""
+    """Faults over all scenarios. ``say`` hears findings as they come."""
 
-    def __init__(self, work: Path, seed: int) -> None:
-        from . import scenarios
+    folder: Path
+    seed: int
+    say: Callable[[str], None] = print
+    tally: dict[str, Counter[str]] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    _guard: threading.Lock = field(default_factory=threading.Lock)
 
-        self.scenarios = scenarios
-        self.work, self.case, self.log = work, work / "case", work / "log"
-        self.shim = ctypes.CDLL(os.environ["LD_PRELOAD"])
-        self.shim.fault_count.restype = ctypes.c_long
-        self.chance = random.Random(seed)
-        self.rows: dict[str, Row] = {}
+    def run(self, names: Sequence[str], faults: int, *, jobs: int, only: Fault | None = None) -> None:
+        """Try so many faults, spread over the scenarios by their weights; or one."""
+        library = shim.build(self.folder)
+        with ExitStack() as stack:
+            server = stack.enter_context(serving())
+            server.files.update(served())
+            workers = [Worker(self.folder / f"worker-{n}", library, server.url("")) for n in range(jobs)]
+            for worker in workers:
+                stack.callback(worker.close)
+            quotas = shared_out(faults, {name: ALL[name].weight for name in names})
+            for name, quota in quotas.items():
+                prepared = prepare(workers[0], name, self.folder / "templates" / name)
+                self.calls[name] = sum(prepared.counts.values())
+                self.tally[name] = Counter()
+                draws = iter([only]) if only else drawn(prepared.counts, random.Random(f"{self.seed} {name}"))
+                self._try_all(prepared, draws, 1 if only else quota, workers)
 
-    # --- one scenario -------------------------------------------------------------------------------------
+    def _try_all(self, prepared: Prepared, draws: Iterator[Fault], quota: int, workers: Sequence[Worker]) -> None:
+        tickets = iter(range(quota))
 
-    def learn(self, scenario: object) -> None:
-        """The states before and after, and how many calls there are of each kind."""
-        s = self.scenario = scenario
-        s.load()
-        self.template = self.work / "template"
-        shutil.rmtree(self.template, ignore_errors=True)
-        shutil.rmtree(self.case, ignore_errors=True)
-        self.case.mkdir()
-        self._quietly(lambda: s.prepare(self.case))
-        shutil.copytree(self.case, self.template, symlinks=True)
-        self.before = s.state(self.case)
-        code, _ = self.program(s.run, Fault("any", 0, 0, False), counts=True)
-        assert code == 0, self.log.read_text()
-        lines = (self.work / "counts").read_text().splitlines()
-        self.calls = {name: int(count) for name, count in (line.split() for line in lines)}
-        code, _ = self.program(s.recover, None)  # of two shares, the other
-        self.after = s.state(self.case)
-        assert code == 0, self.log.read_text()
-        assert self.after, s.name
-        assert not s.left_over(self.case), (s.name, s.left_over(self.case))
-        self.rows.setdefault(s.name, Row())
+        def work(worker: Worker) -> None:
+            while True:
+                with self._guard:
+                    if next(tickets, None) is None:
+                        return
+                self._try_until_struck(prepared, draws, worker)
 
-    def draw(self) -> Fault:
-        call = self.chance.choice([name for name, count in self.calls.items() if count])
-        what = self.chance.choice([*ERRORS[call], KILL])
-        sticky = what in (errno.EIO, errno.ENOSPC, errno.EDQUOT) and self.chance.random() < 0.3
-        return Fault(call, self.chance.randint(1, self.calls[call]), what, sticky)
+        with ThreadPoolExecutor(len(workers)) as pool:
+            list(pool.map(work, workers))
 
-    def one(self) -> None:
-        s, fault = self.scenario, self.draw()
-        row = self.rows[s.name]
-        self.scenarios.copy(self.template, self.case)
-        (self.work / "fired").unlink(missing_ok=True)
-        code, said = self.program(s.run, fault)
-        row.counts["faults"] += 1
-        problems = []
-        if not (self.work / "fired").exists():
-            row.counts["not reached"] += 1
-        if code == -signal.SIGKILL and fault.what == KILL:
-            row.counts["killed"] += 1
-        elif code < 0:
-            problems.append("hang" if code == -signal.SIGALRM else f"crash {-code}")
-        else:
-            row.counts["exit 0" if code == 0 else "said"] += 1
-        if "Traceback" in said:
-            problems.append("traceback")
-        try:
-            found = s.state(self.case)
-        except Exception as error:
-            found, problems = {"?": str(error)}, [*problems, "wrong"]
-        if any(value not in (self.before.get(name), self.after.get(name)) for name, value in found.items()):
-            problems.append("wrong")
-        if any(name not in found for name in self.before if name in self.after):
-            problems.append("wrong")  # what was there is gone
-        if code == 0 and found != self.after and s.name != "two shares, the first":
-            problems.append("wrong")
-        problems += self._recovered()
-        for problem in dict.fromkeys(problems):
-            row.counts[problem.split()[0]] += 1
-            row.wrong.append(f"{s.name}: {fault}: {problem}: {' '.join(said.split())[-400:]}")
-
-    def _recovered(self) -> list[str]:
-        s = self.scenario
-        for time_ in range(2):
-            code, said = self.program(s.recover, None)
-            if code == 0:
-                break
-            if not time_ and "again" in said:  # it said so itself: damage is found by reading, and computed again then
-                self.rows[s.name].counts["twice"] += 1
-        state = s.state(self.case) if code == 0 else {}
-        if code or state != self.after:
-            return [f"not recovered (exit {code}, {said[-300:]})"]
-        return [f"left over {s.left_over(self.case)}"] if s.left_over(self.case) else []
-
-    # --- processes -----------------------------------------------------------------------------------------
-
-    def program(self, run: object, fault: Fault | None, counts: bool = False) -> tuple[int, str]:
-        """Exit code (negative: the signal) and what the program printed."""
-        sys.stdout.flush()
-        pid = os.fork()
-        if not pid:
-            self._be(run, fault, counts)
-        _, status = os.waitpid(pid, 0)
-        return os.waitstatus_to_exitcode(status), self.log.read_text(errors="replace")
-
-    def _be(self, run: object, fault: Fault | None, counts: bool) -> NoReturn:
-        from feature_extraction.errors import KitError
-
-        log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        signal.alarm(SECONDS)
-        if fault is not None:
-            settings = (str(self.case), fault.call, fault.k, fault.what, int(fault.sticky), str(self.work / "fired"))
-            if fault.k:
-                os.environ["FAULT"] = "|".join(map(str, settings))  # for programs that it starts
-            self.shim.fault_arm(*(s.encode() if isinstance(s, str) else ctypes.c_long(s) for s in settings))
-        try:
-            code = run(self.case)
-        except KitError as error:
-            print(f"error: {error}", file=sys.stderr)
-            code = 1
-        if counts:
-            (self.work / "counts").write_text("".join(f"{n} {self.shim.fault_count(n.encode())}\n" for n in ERRORS))
-        sys.exit(code)  # by way of the interpreter's and the libraries' own end
-
-    def _quietly(self, act: object) -> None:
-        pid = os.fork()
-        if not pid:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 1)
-            act()
-            sys.exit(0)
-        _, status = os.waitpid(pid, 0)
-        assert status == 0, f"preparing {self.scenario.name}"
+    def _try_until_struck(self, prepared: Prepared, draws: Iterator[Fault], worker: Worker) -> None:
+        for _ in range(REPLACEMENTS):
+            with self._guard:
+                fault = next(draws, None)
+            if fault is None:
+                return
+            finding, struck = judge(worker, prepared, fault)
+            with self._guard:
+                self.tally[prepared.name][finding.verdict if struck or finding.verdict in BAD else "missed"] += 1
+                if finding.verdict in BAD:
+                    self.findings.append(finding)
+                    self.say(str(finding))
+            if struck:
+                return
 
     def table(self) -> str:
-        columns = ["faults", "exit 0", "said", "killed", "not reached", "twice", "wrong", "crash", "hang", "traceback", "left", "not"]  # fmt: skip # noqa: E501
-        titles = ["faults", "ended right", "ended with a message", "killed", "not reached", "needed two runs", "wrong",
-                  "crashed", "hung", "traceback", "left something", "not recovered"]  # fmt: skip
-        lines = ["| program | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+        """The figures in Markdown."""
+        lines = [
+            f"| scenario | its calls | faults | {' | '.join((*GOOD, *BAD))} |",
+            f"|---|{'---:|' * (2 + len(GOOD) + len(BAD))}",
+        ]
         total: Counter[str] = Counter()
-        for name, row in self.rows.items():
-            lines.append(f"| {name} | " + " | ".join(str(row.counts[c]) for c in columns) + " |")
-            total += row.counts
-        lines.append("| **all** | " + " | ".join(f"**{total[c]}**" for c in columns) + " |")
-        return "\n".join(lines)
+        for name, found in self.tally.items():
+            total += found
+            lines.append(self._row(name, f"{self.calls[name]:,}", found))
+        return "\n".join([*lines, self._row("all", "", total)])
+
+    @staticmethod
+    def _row(name: str, calls: str, found: Mapping[str, int]) -> str:
+        figures = [found.get(verdict, 0) for verdict in (*GOOD, *BAD)]
+        return f"| {name} | {calls} | {sum(figures):,} | {' | '.join(f'{figure:,}' for figure in figures)} |"
+
+
+def shared_out(total: int, weights: Mapping[str, int]) -> dict[str, int]:
+    """Whole parts of a total, by weight, that add up to it."""
+    ends = [round(total * end / sum(weights.values())) for end in itertools.accumulate(weights.values())]
+    return {name: end - begin for name, begin, end in zip(weights, [0, *ends], ends, strict=False)}
+
+
+def drawn(counts: Mapping[str, int], rng: random.Random) -> Iterator[Fault]:
+    """Faults without end, no two alike as long as there are others: every kind of call and error in turn, anywhere in
+    the run."""
+    pairs = [(call, what) for call, errors in BEFALLS.items() for what in errors if counts.get(call)]
+    tried: set[Fault] = set()
+    while True:
+        rng.shuffle(pairs)
+        for call, what in pairs:
+            for _ in range(20):
+                fault = Fault(call, what, rng.randint(1, counts[call]), what in LASTING and rng.random() < 0.5)
+                if fault not in tried:
+                    break
+            tried.add(fault)
+            yield fault
+
+
+def prepare(worker: Worker, name: str, template: Path) -> Prepared:
+    """Make the folder that a scenario starts from, and see what an undisturbed run makes of it."""
+    scenario = ALL[name]
+    fresh(worker.folder)
+    for step, (_, fault) in enumerate(scenario.before):
+        ended = worker.run(name, step)
+        if ended.code != (-signal.SIGKILL if fault else 0):
+            raise SystemExit(f"{name}: what goes before it ended with {ended.code}: {ended.output}")
+    shutil.copytree(worker.folder, template, symlinks=True)
+    start = scenario.final(worker.folder)
+    ended = worker.run(name)
+    if ended.code:
+        raise SystemExit(f"{name}: it ends with {ended.code} without any fault: {ended.output}")
+    return Prepared(name, template, start, scenario.final(worker.folder), ended.counts)
+
+
+def fresh(folder: Path, template: Path | None = None) -> None:
+    """Empty a folder, or fill it as ``template`` is."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if template is None:
+        folder.mkdir(parents=True)
+    else:
+        shutil.copytree(template, folder, symlinks=True)
+
+
+def judge(worker: Worker, prepared: Prepared, fault: Fault) -> tuple[Finding, bool]:
+    """Run the scenario under a fault, then again without; what came of it, and whether the fault struck."""
+    fresh(worker.folder, prepared.template)
+    final = ALL[prepared.name].final
+    ended = worker.run(prepared.name, fault=fault)
+    verdict, why = verdict_on(ended, fault, final(worker.folder), prepared)
+    if verdict in GOOD:
+        again = worker.run(prepared.name, "again")
+        left = final(worker.folder)
+        if again.code or left != prepared.right:
+            why = (
+                f"the next run ended with {again.code} ({last_line(again.output)}); {differences(left, prepared.right)}"
+            )
+            verdict = "not recovered"
+    return Finding(prepared.name, fault, verdict, why), ended.struck
+
+
+def verdict_on(ended: Ended, fault: Fault, left: Contents, prepared: Prepared) -> tuple[str, str]:
+    """What a run under a fault came to, and why where it is bad."""
+    if "Traceback (most recent call last)" in ended.output:
+        return "traceback", last_line(ended.output)
+    killed = fault.what == "KILL" and ended.struck
+    if ended.code < 0 and not (killed and ended.code == -signal.SIGKILL):
+        return "crashed", f"ended by {signal.Signals(-ended.code).name}"
+    wrong = [p for p, found in left.items() if found not in (prepared.start.get(p), prepared.right.get(p))]
+    if wrong:
+        return "wrong", f"at {', '.join(wrong)}: {', '.join(left[p] for p in wrong)}"
+    if ended.code == 0 and left != prepared.right:
+        return "wrong", f"exit code 0, but {differences(left, prepared.right)}"
+    if ended.code > 0 and not ended.output.strip():
+        return "wrong", f"exit code {ended.code} without a word"
+    return ("killed" if killed else "refused in one line" if ended.code else "went on"), ""
+
+
+def last_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1][:300]
+
+
+def differences(found: Contents, expected: Contents) -> str:
+    """Which final paths are not as they should be."""
+    different = sorted(p for p in found.keys() | expected.keys() if found.get(p) != expected.get(p))
+    return f"not right: {', '.join(different)}" if different else "all files are right"
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=int, default=1000, metavar="N", help="how many (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="decides which (%(default)s)")
+    parser.add_argument(
+        "--scenario", choices=SCENARIOS, action="append", help="may be given several times; all without"
+    )
+    parser.add_argument("--only", type=Fault.parse, metavar="CALL:WHAT:K[:lasting]", help="this one fault")
+    parser.add_argument("--jobs", type=int, default=2, help="workers at once (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def heading(seed: int, seconds: float) -> str:
+    return f"seed {seed}, {seconds:.0f} s, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faults", type=int, default=1000, help="how many (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of their choice (%(default)s)")
-    parser.add_argument("--only", default="", metavar="WORD", help="of scenarios whose name holds it")
-    parser.add_argument("--folder", type=Path, help="where to work (in memory, where there is /dev/shm)")
-    args = parser.parse_args(argv)
-    if shutil.which("gcc") is None:
-        print("needs gcc, which builds the shim that fails system calls")
-        return 2
-    if "FAULT_WORK" not in os.environ:  # once more, with the shim loaded
-        shared = Path("/dev/shm")
-        work = Path(tempfile.mkdtemp(prefix="faults-", dir=args.folder or (shared if shared.is_dir() else None)))
-        root = str(Path(__file__).resolve().parents[2])
-        also = {"FAULT_WORK": str(work), "LD_PRELOAD": str(build_shim(work)), "OMP_NUM_THREADS": "1"}
-        paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        try:
-            return subprocess.run(
-                [sys.executable, "-m", "tests.faults.campaign", *(sys.argv[1:] if argv is None else argv)],
-                env={**os.environ, **also, "PYTHONPATH": paths}, check=False,
-            ).returncode  # fmt: skip
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    return campaign(args)
-
-
-def campaign(args: argparse.Namespace) -> int:
-    runs = Campaign(Path(os.environ["FAULT_WORK"]), args.seed)
-    chosen = [s for s in runs.scenarios.SCENARIOS if args.only in s.name]
-    of_all = sum(s.weight for s in chosen)
-    begin = time.monotonic()
-    for scenario in chosen:
-        runs.learn(scenario)
-        for _ in range(max(1, round(args.faults * scenario.weight / of_all))):
-            runs.one()
-        print(
-            f"{time.monotonic() - begin:6.0f} s  {scenario.name}: {dict(runs.rows[scenario.name].counts)}", flush=True
-        )
-    print(runs.table())
-    wrong = [line for row in runs.rows.values() for line in row.wrong]
-    print(*wrong, sep="\n")
-    return 1 if wrong else 0
+    """Run the campaign that the command line asks for."""
+    args = arguments(argv)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        campaign = Campaign(Path(folder).resolve(), args.seed)
+        campaign.run(args.scenario or list(SCENARIOS), args.faults, jobs=1 if args.only else args.jobs, only=args.only)
+    print(f"{heading(args.seed, time.monotonic() - began)}\n\n{campaign.table()}")
+    return 1 if campaign.findings else 0
 
 
 if __name__ == "__main__":

@@ -1,332 +1,342 @@
-/* Makes one system call fail, fall short, or be the process's last, among those on files below one folder.
- *
- * Preloaded; it passes everything through until it is armed: by fault_arm() from the process itself, or in a program that
- * is started, by FAULT="FOLDER|CALL|K|WHAT|STICKY|FIRED" in its environment.
- *   CALL   one of the names below, or "any"
- *   K      which of those calls, counted from 1; 0 only counts
- *   WHAT   a number of errno; -1: half of the bytes; -2: SIGKILL
- *   STICKY 1: all such calls from the K-th on, as a disk that stays full
- *   FIRED  a file outside of FOLDER that is created when it happens; where it exists already, nothing happens, so that of
- *          several processes one is hit
- */
+/* Lets the k-th call of one kind fail, or kills the process there. Loaded with LD_PRELOAD.
+
+   Counted are the calls on files below one folder, by the process that read the settings: at loading, and again by
+   fault_configure() (a process that has forked configures itself anew). A descriptor is traced to its file through
+   /proc/self/fd at each call, so that copies of descriptors and folders' descriptors need no bookkeeping.
+
+     FAULT_FOLDER   the folder; without it nothing is counted
+     FAULT_CALL     the kind of call: one of `names` below
+     FAULT_AT       k, counted from 1; 0 or unset: only count
+     FAULT_WHAT     an errno as a number, SHORT (half of what was asked for) or KILL (a write is torn in the middle)
+     FAULT_STICKY   1: every later call of the kind fails too, as on a full disk
+     FAULT_LOG      a file that gets a line when the fault strikes
+
+   What is written is never synced for real: a killed process loses nothing that it wrote, and the campaign is about
+   what the system answers. Calls that the C library makes inside itself are not seen, except fread and fwrite. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/sendfile.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/types.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum call { OPEN, WRITE, FSYNC, RENAME, UNLINK, FTRUNCATE, READ, MMAP, CLOSE, MKDIR, CALLS };
-static const char *const names[CALLS] = {
-    "open", "write", "fsync", "rename", "unlink", "ftruncate", "read", "mmap", "close", "mkdir"};
-enum verdict { PASS, FAIL, SHORT };
+enum call { OPEN, WRITE, PWRITE, FSYNC, RENAME, UNLINK, TRUNCATE, READ, PREAD, MMAP, CLOSE, MKDIR, CALLS };
+static const char *const names[CALLS] = {"open", "write", "pwrite", "fsync", "rename", "unlink",
+                                         "ftruncate", "read", "pread", "mmap", "close", "mkdir"};
+enum { NOTHING = 0, SHORT = -1, KILL = -2 }; /* positive: an errno */
 
-static struct {
-    char folder[PATH_MAX], fired[PATH_MAX];
-    int call, what, sticky, hit, live;
-    long k, all, each[CALLS];
-} fault;
-static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
+static char folder[PATH_MAX];
+static size_t folder_length;
+static int call_to_fail, what, sticky;
+static unsigned long at, counts[CALLS];
+static char log_path[PATH_MAX];
+static pid_t owner;
 
-void fault_arm(const char *folder, const char *call, long k, int what, int sticky, const char *fired)
-{
-    memset(&fault, 0, sizeof fault);
-    snprintf(fault.folder, sizeof fault.folder, "%s", folder);
-    snprintf(fault.fired, sizeof fault.fired, "%s", fired);
-    fault.call = -1;
-    for (int i = 0; i < CALLS; i++)
-        if (!strcmp(call, names[i]))
-            fault.call = i;
-    fault.k = k;
-    fault.what = what;
-    fault.sticky = sticky;
-    fault.live = 1;
-}
+#define REAL(result, name, ...) \
+    static result (*real)(__VA_ARGS__); \
+    if (!real) real = (result(*)(__VA_ARGS__))dlsym(RTLD_NEXT, name)
 
-void fault_disarm(void) { fault.live = 0; }
-
-long fault_count(const char *call)
-{
-    for (int i = 0; i < CALLS; i++)
-        if (!strcmp(call, names[i]))
-            return fault.each[i];
-    return fault.all;
-}
-
-__attribute__((constructor)) static void from_environment(void)
-{
-    const char *said = getenv("FAULT");
-    if (!said)
-        return;
-    char folder[PATH_MAX], call[32], fired[PATH_MAX];
-    long k;
-    int what, sticky;
-    if (sscanf(said, "%4095[^|]|%31[^|]|%ld|%d|%d|%4095[^|]", folder, call, &k, &what, &sticky, fired) == 6)
-        fault_arm(folder, call, k, what, sticky, fired);
-}
-
-static int below(const char *path)
-{
-    char whole[2 * PATH_MAX];
-    if (!path)
-        return 0;
-    if (path[0] != '/') {
-        char here[PATH_MAX];
-        if (!getcwd(here, sizeof here))
-            return 0;
-        snprintf(whole, sizeof whole, "%s/%s", here, path);
-        path = whole;
+__attribute__((constructor)) void fault_configure(void) {
+    const char *given = getenv("FAULT_FOLDER"), *call = getenv("FAULT_CALL"), *kind = getenv("FAULT_WHAT");
+    const char *k = getenv("FAULT_AT"), *all = getenv("FAULT_STICKY"), *log = getenv("FAULT_LOG");
+    owner = given ? getpid() : 0;
+    snprintf(folder, sizeof folder, "%s", given ? given : "");
+    folder_length = strlen(folder);
+    snprintf(log_path, sizeof log_path, "%s", log ? log : "");
+    call_to_fail = -1;
+    for (int i = 0; i < CALLS; i++) {
+        counts[i] = 0;
+        if (call && !strcmp(call, names[i])) call_to_fail = i;
     }
-    size_t n = strlen(fault.folder);
-    return !strncmp(path, fault.folder, n) && (path[n] == '/' || !path[n]);
+    at = k ? strtoul(k, NULL, 10) : 0;
+    sticky = all && *all == '1';
+    what = !kind ? NOTHING : !strcmp(kind, "SHORT") ? SHORT : !strcmp(kind, "KILL") ? KILL : atoi(kind);
 }
 
-static int ours(int fd)
-{
-    char link[64], path[PATH_MAX];
-    if (!fault.live || fd < 0)
-        return 0;
+/* How often a kind of call has been made. */
+unsigned long fault_count(const char *call) {
+    for (int i = 0; i < CALLS; i++)
+        if (!strcmp(call, names[i])) return counts[i];
+    return 0;
+}
+
+static int is_inside(const char *path) {
+    return !strncmp(path, folder, folder_length) && (path[folder_length] == '/' || !path[folder_length]);
+}
+
+static int file_of(int fd, char *path) {
+    char link[64];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t n = readlink(link, path, sizeof path - 1);
-    if (n <= 0)
-        return 0;
-    path[n] = 0;
-    return below(path);
+    long length = syscall(SYS_readlinkat, AT_FDCWD, link, path, PATH_MAX - 1);
+    path[length < 0 ? 0 : length] = 0;
+    return length > 0;
 }
 
-static int named(int folder, const char *path)
-{
-    if (!fault.live || !path)
-        return 0;
-    return path[0] == '/' || folder == AT_FDCWD ? below(path) : ours(folder);
+static int is_ours(void) { return owner && owner == (pid_t)syscall(SYS_getpid); }
+
+static int inside_fd(int fd) {
+    char path[PATH_MAX];
+    int before = errno, inside = is_ours() && fd >= 0 && file_of(fd, path) && is_inside(path);
+    errno = before;
+    return inside;
 }
 
-static int first_to_fire(void)
-{
-    int fd = (int)syscall(SYS_openat, AT_FDCWD, fault.fired, O_CREAT | O_EXCL | O_WRONLY, 0600);
-    if (fd < 0)
-        return 0;
+static int inside_path(int dir, const char *path) {
+    char base[PATH_MAX], whole[2 * PATH_MAX];
+    int before = errno, inside = 0;
+    if (is_ours() && path) {
+        if (*path == '/') inside = is_inside(path);
+        else if (dir == AT_FDCWD ? getcwd(base, sizeof base) != NULL : file_of(dir, base)) {
+            snprintf(whole, sizeof whole, "%s/%s", base, path);
+            inside = is_inside(whole);
+        }
+    }
+    errno = before;
+    return inside;
+}
+
+static void die(void) {
+    syscall(SYS_kill, syscall(SYS_getpid), SIGKILL);
+    for (;;) pause();
+}
+
+static void tell(enum call call, unsigned long number) {
+    char line[64];
+    int length = snprintf(line, sizeof line, "%s %lu\n", names[call], number);
+    long fd = syscall(SYS_openat, AT_FDCWD, log_path, O_WRONLY | O_CREAT | O_APPEND, 0644);
+    if (fd < 0) return;
+    syscall(SYS_write, fd, line, length);
     syscall(SYS_close, fd);
+}
+
+/* What befalls this call: NOTHING, SHORT, an errno; KILL only where the caller tears its write first. */
+static int fault(enum call call) {
+    unsigned long number = __atomic_add_fetch(&counts[call], 1, __ATOMIC_SEQ_CST);
+    if ((int)call != call_to_fail || !at || number < at || (number > at && !sticky)) return NOTHING;
+    tell(call, number);
+    if (what == KILL && call != WRITE && call != PWRITE) die();
+    return what;
+}
+
+/* Fails a call that has no length: an errno, or nothing. */
+static int refused(enum call call, int inside) {
+    int found = inside ? fault(call) : NOTHING;
+    if (found <= 0) return 0;
+    errno = found;
     return 1;
 }
 
-static enum verdict happens(enum call call)
-{
-    enum verdict verdict = PASS;
-    pthread_mutex_lock(&guard);
-    fault.all++;
-    fault.each[call]++;
-    long n = fault.call < 0 ? fault.all : fault.call == (int)call ? fault.each[call] : 0;
-    if (fault.k && n && (n == fault.k || (fault.sticky && n > fault.k)) && (fault.hit || first_to_fire())) {
-        fault.hit = 1;
-        if (fault.what == -2)
-            raise(SIGKILL);
-        verdict = fault.what == -1 ? SHORT : FAIL;
+/* The bytes that a call with a length may move: all, half or (-1, with errno) none. */
+static ssize_t granted(enum call call, int fd, size_t size, int *kill) {
+    int found = inside_fd(fd) ? fault(call) : NOTHING;
+    *kill = found == KILL;
+    if (found > 0) {
+        errno = found;
+        return -1;
     }
-    pthread_mutex_unlock(&guard);
-    if (verdict == FAIL)
-        errno = fault.what;
-    return verdict;
+    return found == NOTHING || size < 2 ? (ssize_t)size : (ssize_t)(size / 2);
 }
 
-#define NEXT(name)                                                                                                     \
-    static __typeof__(name) *next;                                                                                     \
-    if (!next)                                                                                                         \
-        next = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
-#define TRY(condition, call, failed)                                                                                   \
-    enum verdict verdict = (condition) ? happens(call) : PASS;                                                         \
-    if (verdict == FAIL)                                                                                               \
-    return failed
-#define HALF(size)                                                                                                     \
-    if (verdict == SHORT && (size) > 1)                                                                                \
-    (size) /= 2
+/* --- names -------------------------------------------------------------------------------------------------- */
 
-/* reading and writing */
-#define BYTES(name, call, buffer, ...)                                                                                 \
-    {                                                                                                                  \
-        NEXT(name);                                                                                                    \
-        TRY(ours(fd), call, -1);                                                                                       \
-        HALF(size);                                                                                                    \
-        return next(fd, buffer, size, ##__VA_ARGS__);                                                                  \
-    }
-ssize_t write(int fd, const void *data, size_t size) BYTES(write, WRITE, data)
-ssize_t pwrite(int fd, const void *data, size_t size, off_t at) BYTES(pwrite, WRITE, data, at)
-ssize_t pwrite64(int fd, const void *data, size_t size, off64_t at) BYTES(pwrite64, WRITE, data, at)
-ssize_t read(int fd, void *data, size_t size) BYTES(read, READ, data)
-ssize_t pread(int fd, void *data, size_t size, off_t at) BYTES(pread, READ, data, at)
-ssize_t pread64(int fd, void *data, size_t size, off64_t at) BYTES(pread64, READ, data, at)
-
-/* several pieces: where it is to fall short, half of the first */
-#define PIECES(name, call, ...)                                                                                        \
-    {                                                                                                                  \
-        NEXT(name);                                                                                                    \
-        TRY(ours(fd), call, -1);                                                                                       \
-        if (verdict == SHORT && count && pieces[0].iov_len > 1) {                                                      \
-            struct iovec half = {pieces[0].iov_base, pieces[0].iov_len / 2};                                           \
-            return next(fd, &half, 1, ##__VA_ARGS__);                                                                  \
-        }                                                                                                              \
-        return next(fd, pieces, count, ##__VA_ARGS__);                                                                 \
-    }
-ssize_t writev(int fd, const struct iovec *pieces, int count) PIECES(writev, WRITE)
-ssize_t pwritev(int fd, const struct iovec *pieces, int count, off_t at) PIECES(pwritev, WRITE, at)
-ssize_t pwritev64(int fd, const struct iovec *pieces, int count, off64_t at) PIECES(pwritev64, WRITE, at)
-ssize_t pwritev2(int fd, const struct iovec *pieces, int count, off_t at, int flags) PIECES(pwritev2, WRITE, at, flags)
-ssize_t pwritev64v2(int fd, const struct iovec *pieces, int count, off64_t at, int flags)
-    PIECES(pwritev64v2, WRITE, at, flags)
-ssize_t readv(int fd, const struct iovec *pieces, int count) PIECES(readv, READ)
-ssize_t preadv(int fd, const struct iovec *pieces, int count, off_t at) PIECES(preadv, READ, at)
-ssize_t preadv64(int fd, const struct iovec *pieces, int count, off64_t at) PIECES(preadv64, READ, at)
-ssize_t preadv2(int fd, const struct iovec *pieces, int count, off_t at, int flags) PIECES(preadv2, READ, at, flags)
-ssize_t preadv64v2(int fd, const struct iovec *pieces, int count, off64_t at, int flags)
-    PIECES(preadv64v2, READ, at, flags)
-ssize_t sendfile(int fd, int from, off_t *at, size_t size)
-{
-    NEXT(sendfile);
-    TRY(ours(fd), WRITE, -1);
-    HALF(size);
-    return next(fd, from, at, size);
-}
-ssize_t sendfile64(int fd, int from, off64_t *at, size_t size)
-{
-    NEXT(sendfile64);
-    TRY(ours(fd), WRITE, -1);
-    HALF(size);
-    return next(fd, from, at, size);
-}
-ssize_t copy_file_range(int from, off64_t *start, int fd, off64_t *at, size_t size, unsigned flags)
-{
-    NEXT(copy_file_range);
-    TRY(ours(fd), WRITE, -1);
-    HALF(size);
-    return next(from, start, fd, at, size, flags);
-}
-size_t fwrite(const void *data, size_t one, size_t size, FILE *file)
-{
-    NEXT(fwrite);
-    TRY(fault.live && ours(fileno(file)), WRITE, 0);
-    HALF(size);
-    return next(data, one, size, file);
+static mode_t mode_of(int flags, va_list more) {
+    return flags & (O_CREAT | (O_TMPFILE & ~O_DIRECTORY)) ? va_arg(more, mode_t) : 0;
 }
 
-/* on the disk, sizes, the end */
-#define SIMPLE(name, call)                                                                                             \
-    {                                                                                                                  \
-        NEXT(name);                                                                                                    \
-        TRY(ours(fd), call, -1);                                                                                       \
-        return next(fd);                                                                                               \
+#define OPENS(name) \
+    int name(const char *path, int flags, ...) { \
+        REAL(int, #name, const char *, int, ...); \
+        va_list more; \
+        va_start(more, flags); \
+        mode_t mode = mode_of(flags, more); \
+        va_end(more); \
+        return refused(OPEN, inside_path(AT_FDCWD, path)) ? -1 : real(path, flags, mode); \
     }
-int fsync(int fd) SIMPLE(fsync, FSYNC)
-int fdatasync(int fd) SIMPLE(fdatasync, FSYNC)
-int ftruncate(int fd, off_t size)
-{
-    NEXT(ftruncate);
-    TRY(ours(fd), FTRUNCATE, -1);
-    return next(fd, size);
+OPENS(open)
+OPENS(open64)
+
+#define OPENS_AT(name) \
+    int name(int dir, const char *path, int flags, ...) { \
+        REAL(int, #name, int, const char *, int, ...); \
+        va_list more; \
+        va_start(more, flags); \
+        mode_t mode = mode_of(flags, more); \
+        va_end(more); \
+        return refused(OPEN, inside_path(dir, path)) ? -1 : real(dir, path, flags, mode); \
+    }
+OPENS_AT(openat)
+OPENS_AT(openat64)
+
+int rename(const char *from, const char *to) {
+    REAL(int, "rename", const char *, const char *);
+    return refused(RENAME, inside_path(AT_FDCWD, to)) ? -1 : real(from, to);
 }
-int ftruncate64(int fd, off64_t size)
-{
-    NEXT(ftruncate64);
-    TRY(ours(fd), FTRUNCATE, -1);
-    return next(fd, size);
+
+int renameat(int from_dir, const char *from, int to_dir, const char *to) {
+    REAL(int, "renameat", int, const char *, int, const char *);
+    return refused(RENAME, inside_path(to_dir, to)) ? -1 : real(from_dir, from, to_dir, to);
 }
-int close(int fd)
-{
-    NEXT(close);
-    enum verdict verdict = ours(fd) ? happens(CLOSE) : PASS;
-    int error = errno, done = next(fd); /* the descriptor is gone whatever close() returns */
-    if (verdict != FAIL)
-        return done;
-    errno = error;
+
+int renameat2(int from_dir, const char *from, int to_dir, const char *to, unsigned flags) {
+    REAL(int, "renameat2", int, const char *, int, const char *, unsigned);
+    return refused(RENAME, inside_path(to_dir, to)) ? -1 : real(from_dir, from, to_dir, to, flags);
+}
+
+int unlink(const char *path) {
+    REAL(int, "unlink", const char *);
+    return refused(UNLINK, inside_path(AT_FDCWD, path)) ? -1 : real(path);
+}
+
+int unlinkat(int dir, const char *path, int flags) {
+    REAL(int, "unlinkat", int, const char *, int);
+    return refused(UNLINK, inside_path(dir, path)) ? -1 : real(dir, path, flags);
+}
+
+int rmdir(const char *path) {
+    REAL(int, "rmdir", const char *);
+    return refused(UNLINK, inside_path(AT_FDCWD, path)) ? -1 : real(path);
+}
+
+int mkdir(const char *path, mode_t mode) {
+    REAL(int, "mkdir", const char *, mode_t);
+    return refused(MKDIR, inside_path(AT_FDCWD, path)) ? -1 : real(path, mode);
+}
+
+int symlink(const char *target, const char *path) {
+    REAL(int, "symlink", const char *, const char *);
+    return refused(MKDIR, inside_path(AT_FDCWD, path)) ? -1 : real(target, path);
+}
+
+/* --- contents ------------------------------------------------------------------------------------------------- */
+
+ssize_t write(int fd, const void *data, size_t size) {
+    REAL(ssize_t, "write", int, const void *, size_t);
+    int kill;
+    ssize_t some = granted(WRITE, fd, size, &kill);
+    ssize_t done = some < 0 ? -1 : real(fd, data, some);
+    if (kill) die();
+    return done;
+}
+
+size_t fwrite(const void *data, size_t size, size_t number, FILE *file) {
+    REAL(size_t, "fwrite", const void *, size_t, size_t, FILE *);
+    int kill;
+    ssize_t some = granted(WRITE, fileno(file), number, &kill);
+    size_t done = some < 0 ? 0 : real(data, size, some, file);
+    if (kill) die();
+    return done;
+}
+
+#define PWRITES(name, offset_type) \
+    ssize_t name(int fd, const void *data, size_t size, offset_type offset) { \
+        REAL(ssize_t, #name, int, const void *, size_t, offset_type); \
+        int kill; \
+        ssize_t some = granted(PWRITE, fd, size, &kill); \
+        ssize_t done = some < 0 ? -1 : real(fd, data, some, offset); \
+        if (kill) die(); \
+        return done; \
+    }
+PWRITES(pwrite, off_t)
+PWRITES(pwrite64, off64_t)
+
+ssize_t read(int fd, void *data, size_t size) {
+    REAL(ssize_t, "read", int, void *, size_t);
+    int kill;
+    ssize_t some = granted(READ, fd, size, &kill);
+    return some < 0 ? -1 : real(fd, data, some);
+}
+
+size_t fread(void *data, size_t size, size_t number, FILE *file) {
+    REAL(size_t, "fread", void *, size_t, size_t, FILE *);
+    int kill;
+    ssize_t some = granted(READ, fileno(file), number, &kill);
+    return some < 0 ? 0 : real(data, size, some, file);
+}
+
+#define PREADS(name, offset_type) \
+    ssize_t name(int fd, void *data, size_t size, offset_type offset) { \
+        REAL(ssize_t, #name, int, void *, size_t, offset_type); \
+        int kill; \
+        ssize_t some = granted(PREAD, fd, size, &kill); \
+        return some < 0 ? -1 : real(fd, data, some, offset); \
+    }
+PREADS(pread, off_t)
+PREADS(pread64, off64_t)
+
+/* Of several pieces the first alone is read, or half of it. */
+static ssize_t first_piece(int fd, const struct iovec *pieces, off64_t offset, int *whole) {
+    int kill;
+    ssize_t some = granted(PREAD, fd, pieces->iov_len, &kill);
+    *whole = some == (ssize_t)pieces->iov_len;
+    return some < 0 || *whole ? some : syscall(SYS_pread64, fd, pieces->iov_base, (size_t)some, offset);
+}
+
+#define PREADVS(name, offset_type) \
+    ssize_t name(int fd, const struct iovec *pieces, int number, offset_type offset) { \
+        REAL(ssize_t, #name, int, const struct iovec *, int, offset_type); \
+        int whole; \
+        ssize_t done = first_piece(fd, pieces, offset, &whole); \
+        return done < 0 || !whole ? done : real(fd, pieces, number, offset); \
+    }
+PREADVS(preadv, off_t)
+PREADVS(preadv64, off64_t)
+
+#define PREADV2S(name, offset_type) \
+    ssize_t name(int fd, const struct iovec *pieces, int number, offset_type offset, int flags) { \
+        REAL(ssize_t, #name, int, const struct iovec *, int, offset_type, int); \
+        int whole; \
+        ssize_t done = first_piece(fd, pieces, offset, &whole); \
+        return done < 0 || !whole ? done : real(fd, pieces, number, offset, flags); \
+    }
+PREADV2S(preadv2, off_t)
+PREADV2S(preadv64v2, off64_t)
+
+#define TRUNCATES(name, offset_type) \
+    int name(int fd, offset_type length) { \
+        REAL(int, #name, int, offset_type); \
+        return refused(TRUNCATE, inside_fd(fd)) ? -1 : real(fd, length); \
+    }
+TRUNCATES(ftruncate, off_t)
+TRUNCATES(ftruncate64, off64_t)
+
+#define MMAPS(name, offset_type) \
+    void *name(void *address, size_t size, int protection, int flags, int fd, offset_type offset) { \
+        REAL(void *, #name, void *, size_t, int, int, int, offset_type); \
+        int inside = !(flags & MAP_ANONYMOUS) && inside_fd(fd); \
+        return refused(MMAP, inside) ? MAP_FAILED : real(address, size, protection, flags, fd, offset); \
+    }
+MMAPS(mmap, off_t)
+MMAPS(mmap64, off64_t)
+
+int fsync(int fd) {
+    REAL(int, "fsync", int);
+    int inside = inside_fd(fd);
+    return refused(FSYNC, inside) ? -1 : inside ? 0 : real(fd);
+}
+
+int fdatasync(int fd) {
+    REAL(int, "fdatasync", int);
+    int inside = inside_fd(fd);
+    return refused(FSYNC, inside) ? -1 : inside ? 0 : real(fd);
+}
+
+void sync(void) {}
+
+/* A descriptor is gone after close(), whatever it says. */
+int close(int fd) {
+    REAL(int, "close", int);
+    int failed = refused(CLOSE, inside_fd(fd)), why = errno, done = real(fd);
+    if (!failed) return done;
+    errno = why;
     return -1;
 }
-void *mmap(void *where, size_t size, int protection, int flags, int fd, off_t at)
-{
-    NEXT(mmap);
-    TRY(fd >= 0 && ours(fd), MMAP, MAP_FAILED);
-    return next(where, size, protection, flags, fd, at);
-}
-void *mmap64(void *where, size_t size, int protection, int flags, int fd, off64_t at)
-{
-    NEXT(mmap64);
-    TRY(fd >= 0 && ours(fd), MMAP, MAP_FAILED);
-    return next(where, size, protection, flags, fd, at);
-}
-
-/* names */
-int rename(const char *from, const char *to)
-{
-    NEXT(rename);
-    TRY(named(AT_FDCWD, to), RENAME, -1);
-    return next(from, to);
-}
-int renameat(int a, const char *from, int b, const char *to)
-{
-    NEXT(renameat);
-    TRY(named(b, to), RENAME, -1);
-    return next(a, from, b, to);
-}
-int unlink(const char *path)
-{
-    NEXT(unlink);
-    TRY(named(AT_FDCWD, path), UNLINK, -1);
-    return next(path);
-}
-int unlinkat(int folder, const char *path, int flags)
-{
-    NEXT(unlinkat);
-    TRY(named(folder, path), UNLINK, -1);
-    return next(folder, path, flags);
-}
-int rmdir(const char *path)
-{
-    NEXT(rmdir);
-    TRY(named(AT_FDCWD, path), UNLINK, -1);
-    return next(path);
-}
-int mkdir(const char *path, mode_t mode)
-{
-    NEXT(mkdir);
-    TRY(named(AT_FDCWD, path), MKDIR, -1);
-    return next(path, mode);
-}
-#define OPENING(name, folder, ...)                                                                                     \
-    {                                                                                                                  \
-        NEXT(name);                                                                                                    \
-        mode_t mode = 0;                                                                                               \
-        if (flags & (O_CREAT | O_TMPFILE)) {                                                                           \
-            va_list more;                                                                                              \
-            va_start(more, flags);                                                                                     \
-            mode = va_arg(more, mode_t);                                                                               \
-            va_end(more);                                                                                              \
-        }                                                                                                              \
-        TRY(named(folder, path), OPEN, -1);                                                                            \
-        return next(__VA_ARGS__, path, flags, mode);                                                                   \
-    }
-int openat(int folder, const char *path, int flags, ...) OPENING(openat, folder, folder)
-int openat64(int folder, const char *path, int flags, ...) OPENING(openat64, folder, folder)
-#undef OPENING
-#define OPENING(name)                                                                                                  \
-    {                                                                                                                  \
-        NEXT(name);                                                                                                    \
-        mode_t mode = 0;                                                                                               \
-        if (flags & (O_CREAT | O_TMPFILE)) {                                                                           \
-            va_list more;                                                                                              \
-            va_start(more, flags);                                                                                     \
-            mode = va_arg(more, mode_t);                                                                               \
-            va_end(more);                                                                                              \
-        }                                                                                                              \
-        TRY(named(AT_FDCWD, path), OPEN, -1);                                                                          \
-        return next(path, flags, mode);                                                                                \
-    }
-int open(const char *path, int flags, ...) OPENING(open)
-int open64(const char *path, int flags, ...) OPENING(open64)

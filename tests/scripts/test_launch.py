@@ -512,10 +512,21 @@ def test_setup_that_fails_shows_why(capsys: pytest.CaptureFixture[str]) -> None:
 def test_setup_says_what_comes_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(launch_setup, "install", lambda command, progress, log: [])
-    assert launch_setup.main([str(tmp_path / "venv")]) == 0
+    asked: list[list[str]] = []
+
+    def makes_it(command: list[str], **how: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        (tmp_path / "venv").mkdir()
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(launch_setup, "install", lambda command, progress, log: asked.append(command) or [])
+    with monkeypatch.context() as patched:
+        patched.setattr(launch_setup.subprocess, "run", makes_it)
+        assert launch_setup.main([str(tmp_path / "venv")]) == 0
+    assert asked[0] == [sys.executable, "-m", "venv", str(tmp_path / "venv")]
+    assert asked[1][0] == str(tmp_path / "venv/bin/python")
+    assert asked[1][-2:] == ["--editable", ".[dev]"]
     assert capsys.readouterr().out.splitlines()[-1].startswith("next: make demo")
-    assert (tmp_path / "venv/bin/python").exists()
     monkeypatch.setattr(launch_setup.sys, "executable", "/bin/false")
     assert launch_setup.main([str(tmp_path / "venv")]) == 1
     assert "apt-get install python3-venv, or PYTHON=another" in capsys.readouterr().err

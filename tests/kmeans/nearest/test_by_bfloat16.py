@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from kmeans import nearest
 from kmeans.nearest import CertifiedSearch, FaissSearch, pair_distances
 from kmeans.nearest.by_bfloat16 import ON_CPU, Tiling
+from scripts.gpu_test import waits
 
 
 def both(rows, centroids):
@@ -210,6 +211,79 @@ def test_the_method_is_chosen_by_what_gains(monkeypatch):
     assert nearest.choose("auto", "cpu", 10_000).name == "faiss"
     assert nearest.choose("auto", "cuda:0", 10_000).name == "bfloat16"
     assert nearest.choose("bfloat16", "cpu", 8).name == "bfloat16"
+
+
+def as_on_a_card(centroids, tiling):
+    """A search whose tensors are taken for a card's: what asks them for a value is counted."""
+    method = CertifiedSearch("cpu", tiling)
+    method.set_centroids(centroids)
+    for name in ("_centroids", "_mean", "_low", "_tile"):
+        setattr(method, name, waits.mark(getattr(method, name)))
+    return method
+
+
+@pytest.mark.parametrize("tiles", [1, 3, 8])
+def test_a_card_is_waited_for_twice_in_a_block_however_many_tiles_it_has(tiles):
+    rows, centroids = clustered(1024 * tiles, 700, 256, 0.5)
+    method = as_on_a_card(centroids, Tiling(rows=1024, room=8, most=8))
+    with waits.counting() as counted:
+        ids = method.assign(waits.mark(torch.from_numpy(rows)))
+    assert dict(counted) == {"tolist": 1, "cpu": 1}
+    with waits.counting() as counted:
+        same, _ = method.search(waits.mark(torch.from_numpy(rows)))
+    assert dict(counted) == {"tolist": 1, "cpu": 1}
+    assert np.array_equal(ids, same)
+    assert np.array_equal(ids, both(rows, centroids)[0])
+
+
+def test_a_card_hands_the_rows_that_only_faiss_can_tell_over_together():
+    rows, centroids = clustered(2048, 700, 256, 0.5)
+    centroids[300] = centroids[301]  # the rows of these two
+    rows[::16] = centroids[300]
+    method = as_on_a_card(centroids, Tiling(rows=256, room=8, most=8))
+    with waits.counting() as counted:
+        ids = method.assign(waits.mark(torch.from_numpy(rows)))
+    assert np.array_equal(ids, both(rows, centroids)[0])
+    assert method.stats.settled_by_faiss >= 128
+    assert sum(counted.values()) <= 8
+
+
+@pytest.mark.parametrize("number", [5, 3000])
+def test_a_tensor_and_an_array_are_searched_alike(number):
+    """Also so few rows that faiss, which takes no tensors of a card, searches them."""
+    rows, centroids = clustered(number, 700, 256, 1.0)
+    method = as_on_a_card(centroids, Tiling(rows=1024, room=8, most=8))
+    with waits.counting() as counted:
+        found = method.assign(waits.mark(torch.from_numpy(rows)))
+        ids, distances = method.search(waits.mark(torch.from_numpy(rows)))
+    assert counted["cpu"] >= 2
+    plain = CertifiedSearch()
+    plain.set_centroids(centroids)
+    assert np.array_equal(plain.assign(rows), found)
+    assert np.array_equal(plain.assign(rows), ids)
+    assert np.allclose(plain.search(rows)[1], distances, rtol=1e-5)
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_blocks_are_read_into_page_locked_memory_for_a_card(monkeypatch, locked):
+    real, asked = torch.empty, []
+
+    def empty(*shape, pin_memory):
+        asked.append(pin_memory)
+        if not locked:
+            raise RuntimeError("no more memory can be locked")
+        return real(*shape)
+
+    method = CertifiedSearch()
+    assert method.empty(4, 8).shape == (4, 8)
+    assert not asked
+    method.device = "cuda:0"
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty", empty)
+        array = method.empty(4, 8)
+    assert asked == [True]
+    assert (array.shape, array.dtype) == ((4, 8), np.float32)
+    assert array.flags.writeable
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

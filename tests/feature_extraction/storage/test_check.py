@@ -116,7 +116,7 @@ def test_an_unfinished_set_is_named_from_the_catalogue(tmp_path: Path) -> None:
 
 
 def test_synthetic_weights_are_named(tmp_path: Path) -> None:
-    path = written(tmp_path / "f.h5", "boxes", 1, synthetic=True)
+    path = written(tmp_path / "f.h5", "boxes", 1, synthetic_weights=True)
     assert texts(path) == ["warning: was made with SYNTHETIC weights: its values mean nothing"]
 
 

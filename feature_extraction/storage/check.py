@@ -277,6 +277,7 @@ class ArrayReader:
         """The image's layout as JSON (name -> [dtype, shape], by name), and the CRC-32 of each array, found and as it
         was written (empty if it does not say). Raises StoreError, OSError."""
         group = h5g.open(self._file.id, image_id.encode())
+        guard.walkable(self._file, group, f"image {guard.shown(image_id)}")
         layout: dict[str, tuple[str, tuple[int, ...]]] = {}
         sums: dict[str, int] = {}
         for name in guard.hard_links(self._file, group, f"image {image_id!r}"):

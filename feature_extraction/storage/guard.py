@@ -11,16 +11,18 @@ import contextlib
 import math
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t
+from h5py import h5a, h5d, h5g, h5l, h5s, h5t
 from numpy.typing import NDArray
 
 from ..errors import StoreError
+from . import trees
 
 SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 LARGEST_ARRAY: Final = 256 << 20
@@ -57,6 +59,9 @@ def shown(text: str | bytes) -> str:
 class ReadOnly(h5py.File):  # type: ignore[misc]  # h5py is not annotated
     """A file that was only read has nothing to lose when it is closed, so that closing it never fails."""
 
+    base: int | None = None
+    """The byte that addresses count from, once it is known."""
+
     def close(self) -> None:
         with contextlib.suppress(OSError, RuntimeError):  # HDF5 passes a failing close() on, as RuntimeError
             super().close()
@@ -73,6 +78,7 @@ def open_plain(path: Path) -> h5py.File:
     except (OSError, RuntimeError, ValueError) as error:
         raise _why_not(path, str(error)) from error
     try:
+        walkable(file, file.id, path)
         for _ in hard_links(file, file.id, path):
             pass
         attributes(file)
@@ -125,6 +131,28 @@ def _why_not(path: Path, said: str) -> StoreError:
 
 
 # --- links ----------------------------------------------------------------------------------------------------
+
+
+def walkable(file: h5py.File, group: Any, where: object) -> None:
+    """Raise StoreError where HDF5 would walk a group's names for ever; to be asked before it looks for one of them."""
+    try:
+        # not h5o.get_info, which walks the names itself, to say how much room they take
+        header = h5g.get_objinfo(group, b".").objno[0]
+        trees.check_group(file.id.get_vfd_handle(), _base_of(file), header)
+    except (trees.Looped, OSError, RuntimeError, struct.error) as error:
+        raise StoreError(f"{where}: its names cannot be read ({_reason(error)}): {MAKE_AGAIN}") from error
+
+
+def _base_of(file: h5py.File) -> int:
+    """The byte that addresses count from. Raises StoreError where they are not of 8 bytes, as in all usual files."""
+    base = getattr(file, "base", None)
+    if base is None:
+        if file.id.get_create_plist().get_sizes() != (8, 8):
+            raise StoreError(f"{file.filename}: its addresses have another size than 8 bytes: this is another layout")
+        base = int(file.userblock_size)
+        if isinstance(file, ReadOnly):
+            file.base = base
+    return int(base)
 
 
 def hard_links(file: h5py.File, group: Any, where: object) -> Iterator[str]:
@@ -222,16 +250,18 @@ def image_group(file: h5py.File, image_id: str) -> Any:
     try:
         if "/" in image_id or image_id in ("", ".") or not h5l_is_hard(file.id, image_id.encode()):
             raise KeyError
-        return h5g.open(file.id, image_id.encode())
+        group = h5g.open(file.id, image_id.encode())
     except (KeyError, UnicodeEncodeError) as error:
         raise StoreError(f"{path} holds no image {shown(image_id)}") from error
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        if _kind_at(file.id, image_id) == h5o.TYPE_DATASET:
+        if _kind_at(file.id, image_id) == h5g.DATASET:
             raise StoreError(
                 f"{path}: {shown(image_id)} is an array at the top of the file, where every name is an image's group: "
                 "this is another layout"
             ) from error
         raise StoreError(f"{path}: image {shown(image_id)} cannot be read ({_reason(error)}): {MAKE_AGAIN}") from error
+    walkable(file, group, f"{path}: image {shown(image_id)}")
+    return group
 
 
 def h5l_is_hard(group: Any, name: bytes) -> bool:
@@ -240,7 +270,7 @@ def h5l_is_hard(group: Any, name: bytes) -> bool:
 
 def _kind_at(group: Any, name: str) -> int | None:
     try:
-        return int(h5o.get_info(group, name.encode()).type)
+        return int(h5g.get_objinfo(group, name.encode()).type)
     except (OSError, RuntimeError, ValueError, KeyError):
         return None
 
@@ -253,7 +283,7 @@ def plain_array(file: h5py.File, group: Any, image_id: str, name: str) -> Any:
     try:
         if not group.links.exists(name.encode()):
             below = next(hard_links(file, group, path), None)
-            if below is not None and _kind_at(group, below) == h5o.TYPE_GROUP:
+            if below is not None and _kind_at(group, below) == h5g.GROUP:
                 raise StoreError(
                     f"{path}: {shown(image_id)} holds groups, not arrays (as {shown(image_id + '/' + below)}): its "
                     "images are nested, which this program does not read"
@@ -262,7 +292,7 @@ def plain_array(file: h5py.File, group: Any, image_id: str, name: str) -> Any:
         if not h5l_is_hard(group, name.encode()):
             raise StoreError(f"{where} is a link to elsewhere: only what lies in the file itself is read; {MAKE_AGAIN}")
         kind = _kind_at(group, name)
-        if kind != h5o.TYPE_DATASET:
+        if kind != h5g.DATASET:
             raise StoreError(f"{where} is no array: {MAKE_AGAIN}")
         dataset = h5d.open(group, name.encode())
         problem = _problem(dataset, file.id.get_filesize())

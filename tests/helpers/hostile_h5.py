@@ -371,6 +371,16 @@ def a_tree_that_is_its_own_child(path: Path) -> None:
 
 
 @raw
+def an_image_whose_tree_is_its_own_child(path: Path) -> None:
+    sound(path)
+    data = bytearray(path.read_bytes())
+    at = data.rfind(b"TREE")
+    data[at + 5] = 1
+    struct.pack_into("<Q", data, at + 32, at)
+    path.write_bytes(data)
+
+
+@raw
 def a_text_attribute_of_four_gigabytes(path: Path) -> None:
     """The length of a text of any length, and the size of the heap it lies in, are whatever the file says."""
     sound(path)

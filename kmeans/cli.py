@@ -119,9 +119,7 @@ def boolean(text: str) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a locale without the letters of a name must not end the run
-            stream.reconfigure(errors="backslashreplace")
+    take_any_locale()
     try:
         options = parse(arguments)
         reporter = ConsoleReporter(options.verbose and os.environ.get("RANK", "0") == "0")
@@ -147,6 +145,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return 130
+
+
+def take_any_locale() -> None:
+    """A terminal without the letters of a name shows them escaped; it must not end the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def use_threads() -> str:

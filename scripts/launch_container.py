@@ -195,7 +195,7 @@ def groups_needed(mounts: Sequence[Mount]) -> list[int]:
     return sorted({m.path.stat().st_gid for m in mounts if m.path.exists()} & mine)
 
 
-def run_command(
+def run_command(  # noqa: PLR0913 (by keyword; each is one thing a container is told)
     runtime: Runtime,
     settings: Settings,
     *,

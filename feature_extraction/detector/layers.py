@@ -78,7 +78,7 @@ def has_fused_convolution(dtype: torch.dtype) -> bool:
     )
 
 
-def _fused(
+def _fused(  # noqa: PLR0913 (what oneDNN's operator takes)
     x: Tensor, weight: Tensor, bias: Tensor, stride: list[int], padding: list[int], groups: int,
     *, relu: bool, add: Tensor | None,
 ) -> Tensor:  # fmt: skip

@@ -16,7 +16,7 @@ from .layers import Conv, Weights
 class Bottleneck(nn.Module):
     """1x1, grouped 3x3, 1x1, plus the input (projected where the shape changes)."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (a bottleneck's widths)
         self, w: Weights, name: str, into: int, middle: int, out: int, stride: int, config: DetectorConfig
     ) -> None:
         super().__init__()

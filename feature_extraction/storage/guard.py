@@ -8,6 +8,7 @@ lie inside the file, are read; everything else is a StoreError of one line. h5py
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import stat
 import struct
@@ -313,9 +314,7 @@ def _problem(dataset: Any, file_size: int) -> str | None:
     if space.get_simple_extent_type() not in (h5s.SCALAR, h5s.SIMPLE):
         return "has no shape"
     shape, itemsize = space.get_simple_extent_dims(), dataset.get_type().get_size()
-    size = itemsize
-    for side in shape:
-        size *= int(side)
+    size = itemsize * math.prod(map(int, shape))
     if itemsize > 16 or size > LARGEST_ARRAY:
         return f"claims {size:,} bytes (shape {shape}), expected at most {LARGEST_ARRAY:,}"
     made = dataset.get_create_plist()

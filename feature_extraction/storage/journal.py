@@ -212,7 +212,7 @@ def _description(raw: bytes, crc: int) -> dict[str, Any] | None:
     return described if isinstance(described, dict) and "status" in described else None
 
 
-def _record(
+def _record(  # noqa: PLR0913 (a record's places in the file)
     journal: Path, described: dict[str, Any], start: int, offset: int, size: int, crc: int, layouts: dict[Any, Layout]
 ) -> Record:
     layout = tuple((name, dtype, tuple(shape)) for name, dtype, shape in described.pop("arrays", ()))

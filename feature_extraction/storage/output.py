@@ -213,7 +213,7 @@ class Output:
                 file.flush()
                 os.fsync(file.fileno())
             files.sync_folder(self.folder)
-        except FileExistsError:
+        except (FileExistsError, PermissionError):  # the second is sshfs's word for the first (see shares)
             found = _read_json(path)
             while found is None and deadline.wait():  # another one is writing it right now
                 found = _read_json(path)

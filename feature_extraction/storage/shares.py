@@ -94,6 +94,11 @@ class Register:
             fd = os.open(self._path(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
             return False
+        except PermissionError:
+            # sshfs: so the server refuses a name that is taken, where this client does not see it yet
+            if not self._appears(number):
+                raise
+            return False
         try:
             files.write_fully(fd, json.dumps(event).encode())
             os.fsync(fd)
@@ -117,6 +122,14 @@ class Register:
                     return {}
             else:
                 return event if isinstance(event, dict) else {}
+
+    def _appears(self, number: int) -> bool:
+        """Whether event ``number`` is seen, at the latest when every client sees what another did."""
+        deadline = files.Deadline(files.patience(self.folder))
+        while not self._path(number).exists():
+            if not deadline.wait():
+                return False
+        return True
 
     def _path(self, number: int) -> Path:
         return self.folder / f"event-{number:06d}.json"

@@ -64,8 +64,8 @@ def program_of(name: str, step: str | int) -> tuple[Program, shim.Fault | None]:
 def warm(scenario: str) -> None:
     """Load what the scenario's programs load."""
     if scenario.startswith("k-means"):
-        import kmeans.cli
-        import kmeans.pipeline  # noqa: F401 (loaded once, for all children)
+        import kmeans.cli  # noqa: F401 (loaded once, for all children)
+        import kmeans.pipeline  # noqa: F401
     if scenario.startswith(("download", "unpack")):
         import scripts.download.__main__  # noqa: F401
 

@@ -325,8 +325,8 @@ def in_a_child(do, *arguments) -> list[object]:
 def main(folder: Path) -> None:
     import faiss  # noqa: F401 (loaded before the children are made, which measure what they gain)
 
-    import kmeans.pipeline
-    import kmeans.vocabulary  # noqa: F401 (the same)
+    import kmeans.pipeline  # noqa: F401 (the same)
+    import kmeans.vocabulary  # noqa: F401
 
     warnings.simplefilter("ignore")
     found = {"sound": in_a_child(cluster, folder, good(folder / "sound.h5"))}

@@ -220,7 +220,37 @@ def test_an_event_written_so_slowly_that_others_gave_up_is_said_again(
     monkeypatch.setattr(files, "write_fully", slow)
     register = Register(tmp_path)
     register.append({"event": "ended", "share": 0, "of": 1})
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["event-000001.json", "event-000002.json"]
+    said = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
+    assert len(said) >= 2  # more where the second, too, was slow
+    assert set(said) == {said[0]}
+
+
+def test_a_name_that_is_taken_may_be_refused_as_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sshfs answers an exclusive create of a name that its own view lacks with EPERM."""
+    first, second = Register(tmp_path), Register(tmp_path)
+    first.append({"event": "begun", "share": 0, "of": 2})
+    real = os.open
+
+    def as_sshfs(path: object, flags: int, *more: object, **named: object) -> int:
+        try:
+            return real(path, flags, *more, **named)  # type: ignore[arg-type]
+        except FileExistsError:
+            raise PermissionError(1, "Operation not permitted", str(path)) from None
+
+    monkeypatch.setattr(os, "open", as_sshfs)
+    assert second.append({"event": "begun", "share": 1, "of": 2}) == 2
+    assert second.shares() == {(0, 2), (1, 2)}
+
+
+def test_a_folder_that_is_really_forbidden_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PATIENCE_HERE", 0.1)
+
+    def never(path: object, *_: object, **__: object) -> int:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(os, "open", never)
+    with pytest.raises(PermissionError):
+        Register(tmp_path).append({"event": "begun", "share": 0, "of": 1})
 
 
 # --- a real shared folder -----------------------------------------------------------------------------------

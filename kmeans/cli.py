@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -118,6 +119,7 @@ def boolean(text: str) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns the exit status."""
+    take_any_locale()
     try:
         options = parse(arguments)
         reporter = ConsoleReporter(options.verbose and os.environ.get("RANK", "0") == "0")
@@ -132,6 +134,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return failed(told(error))
     except MemoryError as error:
         return failed(f"not enough memory ({error or 'an array does not fit'}): give a smaller --memory")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not be imported for its name alone
+            raise
+        return failed(f"the GPU's memory does not suffice ({error}): give --device cpu, or wait until it is free")
     except ImportError as error:
         if (error.name or "").partition(".")[0] in ("kmeans", "feature_extraction"):
             raise
@@ -139,6 +145,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return 130
+
+
+def take_any_locale() -> None:
+    """A terminal without the letters of a name shows them escaped; it must not end the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def use_threads() -> str:

@@ -21,8 +21,8 @@ import h5py
 from ..errors import StoreError
 from ..names import json_printable
 from . import files, guard, store
-from .check import ArrayReader
 from .journal import Arrays, Damaged, checksum, journals
+from .reader import ArrayReader
 from .source import FileStamp, Source
 from .stored import Candidate, InFile, Stored, open_finished
 
@@ -232,11 +232,11 @@ def write_features(
 def read_back(path: Path, written: Mapping[str, Written]) -> None:
     """Raise StoreError unless the file holds what was ``written``, byte for byte, and nothing else."""
     expected: dict[Kind, str] = {}
-    with path.open("rb") as raw, guard.ReadOnly(path, "r", locking=False) as file:
+    with guard.ReadOnly(path, "r", locking=False) as file:
         found = store.image_ids(file)
         if set(found) != written.keys():
             raise StoreError(f"{path} holds {len(found):,} images after writing {len(written):,}: the disk lost some")
-        reader = ArrayReader(file, raw.fileno())
+        reader = ArrayReader(file)
         for image_id in found:
             kind, sums = written[image_id]
             if kind not in expected:

@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,16 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import h5py
 import numpy as np
-from h5py import h5d, h5g
-from numpy.typing import NDArray
 
 from .. import catalog
 from ..errors import StoreError, UsageError
 from ..machine import usable_cpus
 from . import guard, store
-from .journal import checksum
+from .reader import ArrayReader
 
 LARGE: Final = 256 << 20
 """Bytes from which on several processes check a file."""
@@ -224,8 +220,8 @@ def survey(path: Path, ids: Sequence[str], tell: Callable[[int], None] = lambda 
     """Look at the arrays of these images, all their bytes included."""
     found = Survey([], Counter(), {}, 0)
     try:
-        with path.open("rb", buffering=0) as raw, store.open_features(path) as file:
-            reader = ArrayReader(file, raw.fileno())
+        with store.open_features(path) as file:
+            reader = ArrayReader(file)
             for done, image_id in enumerate(ids, 1):
                 try:
                     layout, sums, written = reader.look(image_id)
@@ -261,73 +257,6 @@ def _wrong_sums(found: dict[str, int], written: dict[str, int]) -> str | None:
         if found[name] != written[name]
     ]
     return "; ".join(sorted(wrong))
-
-
-class ArrayReader:
-    """Reads the arrays of one file: where they lie in one piece, past HDF5."""
-
-    def __init__(self, file: h5py.File, fd: int) -> None:
-        self._file, self._fd = file, fd
-        self._size = file.id.get_filesize()
-        self._kinds: list[tuple[Any, str, int]] = []
-        self._buffer: NDArray[np.uint8] = np.empty(1 << 20, np.uint8)
-        self._json: dict[Any, str] = {}
-
-    def look(self, image_id: str) -> tuple[str, dict[str, int], dict[str, int]]:
-        """The image's layout as JSON (name -> [dtype, shape], by name), and the CRC-32 of each array, found and as it
-        was written (empty if it does not say). Raises StoreError, OSError."""
-        group = h5g.open(self._file.id, image_id.encode())
-        guard.walkable(self._file, group, f"image {guard.shown(image_id)}")
-        layout: dict[str, tuple[str, tuple[int, ...]]] = {}
-        sums: dict[str, int] = {}
-        for name in guard.hard_links(self._file, group, f"image {image_id!r}"):
-            if len(sums) >= guard.MOST_ARRAYS:
-                raise StoreError(f"has more than {guard.MOST_ARRAYS} arrays")
-            layout[name], sums[name] = self._array(group, image_id, name)
-        key = tuple(layout.items())
-        if key not in self._json:
-            self._json[key] = json.dumps(layout)
-        return self._json[key], sums, store.checksums_beside(group, image_id)
-
-    def _array(self, group: Any, image_id: str, name: str) -> tuple[tuple[str, tuple[int, ...]], int]:
-        try:
-            array = h5d.open(group, name.encode())
-            dtype, itemsize = self._kind(array.get_type())
-            shape = array.get_space().get_simple_extent_dims()
-            size = itemsize
-            for side in shape:
-                size *= side
-            offset = array.get_offset()  # None unless the bytes lie in one piece in this file
-            plain = offset is not None and array.get_storage_size() == size and offset + size <= self._size
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError):
-            plain = False
-        if plain and itemsize and 0 < size <= guard.LARGEST_ARRAY:
-            return (dtype, shape), self._crc(offset, size)
-        safe = guard.plain_array(self._file, group, image_id, name)
-        values = guard.read_array(safe)
-        return (values.dtype.str, values.shape), checksum(values)
-
-    def _kind(self, found: Any) -> tuple[str, int]:
-        """(dtype, bytes) of plain numbers; ("", 0) for any other type."""
-        for known, dtype, itemsize in self._kinds:
-            if found.equal(known):
-                return dtype, itemsize
-        if found.get_class() not in (h5py.h5t.INTEGER, h5py.h5t.FLOAT):
-            return "", 0
-        self._kinds.append((found, found.dtype.str, found.get_size()))
-        return self._kinds[-1][1:]
-
-    def _crc(self, offset: int, size: int) -> int:
-        if size > len(self._buffer):
-            self._buffer = np.empty(size, np.uint8)
-        view = self._buffer[:size].data
-        at = 0
-        while at < size:
-            got = os.preadv(self._fd, [view[at:]], offset + at)
-            if not got:
-                raise StoreError(f"the file ends at byte {offset + at:,}: it was cut off")
-            at += got
-        return zlib.crc32(view)
 
 
 # --- several processes ------------------------------------------------------------------------------------------

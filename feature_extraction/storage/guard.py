@@ -138,12 +138,12 @@ def walkable(file: h5py.File, group: Any, where: object) -> None:
     try:
         # not h5o.get_info, which walks the names itself, to say how much room they take
         header = h5g.get_objinfo(group, b".").objno[0]
-        trees.check_group(file.id.get_vfd_handle(), _base_of(file), header)
+        trees.check_group(file.id.get_vfd_handle(), base_of(file), header)
     except (trees.Looped, OSError, RuntimeError, struct.error) as error:
         raise StoreError(f"{where}: its names cannot be read ({_reason(error)}): {MAKE_AGAIN}") from error
 
 
-def _base_of(file: h5py.File) -> int:
+def base_of(file: h5py.File) -> int:
     """The byte that addresses count from. Raises StoreError where they are not of 8 bytes, as in all usual files."""
     base = getattr(file, "base", None)
     if base is None:
@@ -236,7 +236,7 @@ def text_attribute(group: Any, name: bytes) -> bytes | None:
     kind = attribute.get_type()
     if kind.get_class() != h5t.STRING or kind.is_variable_str() or not _is_plain_value(attribute):
         return None
-    value = np.empty((), attribute.dtype)
+    value = np.empty((), f"S{kind.get_size()}")
     attribute.read(value)
     return bytes(value[()])
 

@@ -11,7 +11,7 @@ SHELL       := bash
 PYTHON ?= python3
 PY     := .venv/bin/python
 
-# Variables typed after `make` go to scripts/launch.py word by word, as they were typed: neither make nor the shell
+# Variables typed after `make` go to scripts.launch word by word, as they were typed: neither make nor the shell
 # expands what is in them ($$ is make's way to write $). It knows their names and defaults: make help.
 quote = '$(subst ','\'',$1)'
 typed := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v))

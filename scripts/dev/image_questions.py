@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from ..launch_jobs import Job, Launcher
-from ..launch_settings import Settings
+from ..launch.jobs import Job, Launcher
+from ..launch.settings import Settings
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""scripts/launch*.py: mounts, owners, checks and endings; real make is asked in tests/test_makefile.py."""
+"""scripts/launch/: mounts, owners, checks and endings; real make is asked in tests/test_makefile.py."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from helpers.common import ROOT
 
 from feature_extraction import catalog
 from feature_extraction.errors import UsageError
-from scripts import launch, launch_checks, launch_container, launch_jobs, launch_setup, launch_several
-from scripts.launch_container import IMAGE_USER, RESTRICTIONS, Mount, without_nested
-from scripts.launch_jobs import Command, Launcher
-from scripts.launch_settings import BUILD_ARGUMENTS, KNOWN, Settings
+from scripts.launch import __main__ as launch
+from scripts.launch import checks, container, jobs, setup, several
+from scripts.launch.container import IMAGE_USER, RESTRICTIONS, Mount, without_nested
+from scripts.launch.jobs import Command, Launcher
+from scripts.launch.settings import BUILD_ARGUMENTS, KNOWN, Settings
 
 FILES = {file.name: file for file in catalog.feature_files()}
 
@@ -46,9 +47,9 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch) -> None:
     """A runtime that has the image, and no GPU."""
-    monkeypatch.setattr(launch_container.Runtime, "require_to_run", lambda self, image: None)
-    monkeypatch.setattr(launch_container.Runtime, "has_image", lambda self, image: True)
-    monkeypatch.setattr(launch_checks, "gpus", lambda: 0)
+    monkeypatch.setattr(container.Runtime, "require_to_run", lambda self, image: None)
+    monkeypatch.setattr(container.Runtime, "has_image", lambda self, image: True)
+    monkeypatch.setattr(checks, "gpus", lambda: 0)
 
 
 def mounted(command: Command) -> dict[str, tuple[str, bool]]:
@@ -189,19 +190,19 @@ def test_outer_folders_come_first_and_once(tmp_path: Path) -> None:
 )
 def test_what_would_hide_the_image_is_refused(path: str) -> None:
     with pytest.raises(UsageError, match="cannot be mounted under its own name"):
-        launch_container.refuse_hiding(Path(path))
+        container.refuse_hiding(Path(path))
 
 
 @pytest.mark.parametrize("path", ["/data", "/tmp/x", "/home/me/data", "/root/x", "/usr/local/data", "/app/datasets",
                                   "/app/feature_extraction/mask_rcnn_ckpt", "/opt/data", "/apple", "/srv"])  # fmt: skip
 def test_any_other_place_is_free(path: str) -> None:
-    launch_container.refuse_hiding(Path(path))
+    container.refuse_hiding(Path(path))
 
 
 def test_restrictions_are_the_same_in_compose() -> None:
     """docker/compose.yaml is what the launcher writes, and says in its words what RESTRICTIONS says."""
     text = (ROOT / "docker/compose.yaml").read_text()
-    assert text == launch_container.COMPOSE
+    assert text == container.COMPOSE
     services = yaml.safe_load(text)["services"]
     assert {s["build"]["target"] for s in services.values()} == {"cpu", "gpu"}
     for service in services.values():
@@ -254,32 +255,32 @@ def test_nobody_is_root_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """A caller is himself; root becomes the owner of what is written, or the image's user."""
     owned = Owned(monkeypatch, 0)
     folders = [tmp_path / "a", tmp_path / "b"]
-    assert launch_container.owner(folders, tmp_path) == IMAGE_USER
+    assert container.owner(folders, tmp_path) == IMAGE_USER
     for folder in folders:
         folder.mkdir()
     owned.given[str(folders[0])] = (4321, 99)
-    assert launch_container.owner(folders, tmp_path) == (4321, 99)
+    assert container.owner(folders, tmp_path) == (4321, 99)
     owned.given[str(folders[0])] = (4321, 0)
-    assert launch_container.owner(folders, tmp_path) == (4321, IMAGE_USER[1])
-    assert launch_container.owner(folders[1:], tmp_path) == IMAGE_USER
+    assert container.owner(folders, tmp_path) == (4321, IMAGE_USER[1])
+    assert container.owner(folders[1:], tmp_path) == IMAGE_USER
     owned.given[str(tmp_path)] = (7, 7)
-    assert launch_container.owner([], tmp_path) == (7, 7)
+    assert container.owner([], tmp_path) == (7, 7)
     Owned(monkeypatch, 500)
-    assert launch_container.owner(folders, tmp_path) == (500, 500)
+    assert container.owner(folders, tmp_path) == (500, 500)
 
 
 def test_what_root_makes_goes_to_the_owner_around_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     owned = Owned(monkeypatch, 0)
     (tmp_path / "theirs").mkdir()
     owned.given[str(tmp_path / "theirs")] = (4321, 99)
-    launch_checks.make_output(tmp_path / "theirs/VG/features", in_container=True)
+    checks.make_output(tmp_path / "theirs/VG/features", in_container=True)
     assert owned.given[str(tmp_path / "theirs/VG/features")] == owned.given[str(tmp_path / "theirs/VG")] == (4321, 99)
-    launch_checks.make_output(tmp_path / "roots/features", in_container=True)
+    checks.make_output(tmp_path / "roots/features", in_container=True)
     assert owned.given[str(tmp_path / "roots/features")] == IMAGE_USER
     (tmp_path / "empty").mkdir()
-    launch_checks.make_output(tmp_path / "empty", in_container=True)
+    checks.make_output(tmp_path / "empty", in_container=True)
     assert owned.given[str(tmp_path / "empty")] == IMAGE_USER
-    launch_checks.make_output(tmp_path / "on the host", in_container=False)
+    checks.make_output(tmp_path / "on the host", in_container=False)
     assert str(tmp_path / "on the host") not in owned.given
 
 
@@ -298,7 +299,7 @@ def test_what_root_has_filled_is_roots_to_give(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x.h5").touch()
     with pytest.raises(UsageError, match=r"belong to root, .*: chown -R 1000:1000 \S+/full, or RUN=host"):
-        launch_checks.make_output(tmp_path / "full", in_container=True)
+        checks.make_output(tmp_path / "full", in_container=True)
     assert owned.given == {}
 
 
@@ -331,16 +332,16 @@ def test_images_are_counted_through_links_and_circles(data: Path, tmp_path: Path
     (images / "other").symlink_to(tmp_path / "other")
     (images / "round").symlink_to(images)
     (images / "nothing.jpg").symlink_to(tmp_path / "nosuch.jpg")
-    found = launch_checks.survey(images, "*.jpg")
+    found = checks.survey(images, "*.jpg")
     assert found.images == 4
     assert tmp_path / "other" in found.folders
-    assert launch_checks.survey(images, "*.jpg", recursive=False).images == 0
-    assert launch_checks.survey(images, "*").images == 5
+    assert checks.survey(images, "*.jpg", recursive=False).images == 0
+    assert checks.survey(images, "*").images == 5
 
 
 def test_images_of_another_kind_are_none(data: Path) -> None:
     with pytest.raises(UsageError, match=r"there are no images in .*: make x, or DATASETS=folder"):
-        launch_checks.require_images(data / "VG/images", "make x", "*.png")
+        checks.require_images(data / "VG/images", "make x", "*.png")
 
 
 @pytest.mark.parametrize(
@@ -363,16 +364,16 @@ def test_room(
     if finished:
         output.write_bytes(b"x" * finished)
     (tmp_path / "another.h5").write_bytes(b"x" * 5000)
-    monkeypatch.setattr(launch_checks.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free}))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free}))
     if enough:
-        launch_checks.require_room(output, 100, 10)
+        checks.require_room(output, 100, 10)
     else:
         with pytest.raises(UsageError, match=r"GB free; the features of 100 images need .* while x\.h5 is made"):
-            launch_checks.require_room(output, 100, 10)
+            checks.require_room(output, 100, 10)
 
 
 def test_room_is_asked_for_before_the_work(data: Path, monkeypatch: pytest.MonkeyPatch, answering: None) -> None:
-    monkeypatch.setattr(launch_checks.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     words = ("RUN=container", f"DATASETS={data}", f"CHECKPOINT={data.parent / 'ckpt'}")
     here = launcher(*words)
     with pytest.raises(UsageError, match="make room, or DATASETS=folder"):
@@ -394,19 +395,19 @@ def test_gpus_are_counted_as_cuda_sees_them(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert launch_checks.gpus() == count
+    assert checks.gpus() == count
 
 
 def test_gpus_that_are_not_there_are_refused() -> None:
-    launch_checks.require_gpus(None, 0, needed=False)
-    launch_checks.require_gpus(0, 0, needed=False)
-    launch_checks.require_gpus(2, 2, needed=True)
+    checks.require_gpus(None, 0, needed=False)
+    checks.require_gpus(0, 0, needed=False)
+    checks.require_gpus(2, 2, needed=True)
     with pytest.raises(UsageError, match=r"GPUS=2, but the NVIDIA driver sees no GPU here .*: GPUS=0 and TARGET=cpu"):
-        launch_checks.require_gpus(2, 0, needed=False)
+        checks.require_gpus(2, 0, needed=False)
     with pytest.raises(UsageError, match=r"GPUS=4, but the NVIDIA driver sees 2 GPUs here"):
-        launch_checks.require_gpus(4, 2, needed=True)
+        checks.require_gpus(4, 2, needed=True)
     with pytest.raises(UsageError, match=r"sees no GPU \(nvidia-smi\): mend the driver, or TARGET=cpu"):
-        launch_checks.require_gpus(None, 0, needed=True)
+        checks.require_gpus(None, 0, needed=True)
 
 
 def test_processes_follow_gpus_or_are_set() -> None:
@@ -428,7 +429,7 @@ def test_endings(tmp_path: Path) -> None:
     output, report = tmp_path / "x.h5", tmp_path / "x.report.json"
 
     def ending(code: int, said: str = "why", begun: float = 0.0, stopped: bool = False) -> tuple[bool, str]:
-        found = launch_several.ending(code, said, output, begun, stopped=stopped)
+        found = several.ending(code, said, output, begun, stopped=stopped)
         return found.made, found.text
 
     assert ending(0) == (True, "made")
@@ -456,7 +457,7 @@ def test_a_signal_reaches_the_job_once_and_ends_the_round(data: Path, capfd: pyt
     found = {name: lambda: Command(argv=[sys.executable, "-c", program]) for name in ("vg-grid", "vg-boxes")}
     timer = threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGTERM))
     timer.start()
-    assert launch_several.run_all(here, found) == 143
+    assert several.run_all(here, found) == 143
     said = capfd.readouterr().out
     assert said.count("told") == 1
     assert "missing: stopped; the same command goes on" in said
@@ -466,16 +467,16 @@ def test_a_signal_reaches_the_job_once_and_ends_the_round(data: Path, capfd: pyt
 
 
 def test_the_reason_is_the_error_line() -> None:
-    assert launch_checks.last_error(["reading\n", "error: no checkpoint\n", "1 image done\n", "\n"]) == "no checkpoint"
-    assert launch_checks.last_error(["reading\n", "bye\n"]) == "bye"
-    assert launch_checks.last_error([]) == ""
+    assert checks.last_error(["reading\n", "error: no checkpoint\n", "1 image done\n", "\n"]) == "no checkpoint"
+    assert checks.last_error(["reading\n", "bye\n"]) == "bye"
+    assert checks.last_error([]) == ""
 
 
 # ---------------------------------------------------------------- setup
 
 
 def test_setup_shows_one_line_a_package() -> None:
-    progress = launch_setup.Progress(3)
+    progress = setup.Progress(3)
     said = [
         "Looking in links: /x",
         "Obtaining file:///checkout",
@@ -501,7 +502,7 @@ def test_setup_shows_one_line_a_package() -> None:
 def test_setup_that_fails_shows_why(capsys: pytest.CaptureFixture[str]) -> None:
     program = "print('Collecting a'); print('ERROR: No matching distribution'); raise SystemExit(1)"
     log = io.StringIO()
-    assert launch_setup.install([sys.executable, "-c", program], launch_setup.Progress(5), log) == [
+    assert setup.install([sys.executable, "-c", program], setup.Progress(5), log) == [
         "Collecting a",
         "ERROR: No matching distribution",
     ]
@@ -519,20 +520,20 @@ def test_setup_says_what_comes_next(
         (tmp_path / "venv").mkdir()
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(launch_setup, "install", lambda command, progress, log: asked.append(command) or [])
+    monkeypatch.setattr(setup, "install", lambda command, progress, log: asked.append(command) or [])
     with monkeypatch.context() as patched:
-        patched.setattr(launch_setup.subprocess, "run", makes_it)
-        assert launch_setup.main([str(tmp_path / "venv")]) == 0
+        patched.setattr(setup.subprocess, "run", makes_it)
+        assert setup.main([str(tmp_path / "venv")]) == 0
     assert asked[0] == [sys.executable, "-m", "venv", str(tmp_path / "venv")]
     assert asked[1][0] == str(tmp_path / "venv/bin/python")
     assert asked[1][-2:] == ["--editable", ".[dev]"]
     assert capsys.readouterr().out.splitlines()[-1].startswith("next: make demo")
-    monkeypatch.setattr(launch_setup.sys, "executable", "/bin/false")
-    assert launch_setup.main([str(tmp_path / "venv")]) == 1
+    monkeypatch.setattr(setup.sys, "executable", "/bin/false")
+    assert setup.main([str(tmp_path / "venv")]) == 1
     assert "apt-get install python3-venv, or PYTHON=another" in capsys.readouterr().err
 
 
 def test_a_program_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch_jobs.os, "chdir", lambda path: None)
+    monkeypatch.setattr(jobs.os, "chdir", lambda path: None)
     with pytest.raises(UsageError, match="/nosuch/program: No such file or directory"):
         Command(argv=["/nosuch/program"]).replace_this_process()

@@ -19,7 +19,7 @@ from typing import Final
 from feature_extraction.arguments import nearest
 from feature_extraction.errors import UsageError
 
-from .launch_settings import RUNTIMES, Settings
+from .settings import RUNTIMES, Settings
 
 APP: Final = "/app"
 """Where the image holds the code."""

@@ -17,9 +17,9 @@ from typing import Final, NoReturn
 from feature_extraction import catalog
 from feature_extraction.errors import UsageError
 
-from . import launch_checks as checks
-from .launch_container import Mount, Runtime, links_out_of, owner, run_command, without_nested
-from .launch_settings import CHECKOUT, Settings
+from . import checks
+from .container import Mount, Runtime, links_out_of, owner, run_command, without_nested
+from .settings import CHECKOUT, Settings
 
 VENV: Final = CHECKOUT / ".venv"
 

@@ -12,9 +12,9 @@ from feature_extraction import catalog
 from feature_extraction.arguments import nearest
 from feature_extraction.errors import UsageError
 
-from . import launch_checks as checks
-from .launch_jobs import VENV, Command, Launcher
-from .launch_settings import CHECKOUT
+from . import checks
+from .jobs import VENV, Command, Launcher
+from .settings import CHECKOUT
 
 DOWNLOADS = {"": "checkpoint", "pretrained": "pretrained", "features": "features", "images": "images"}
 """What stands after ``download-`` -> what scripts.download calls it."""
@@ -107,4 +107,4 @@ def _in_environment(here: Launcher, module: str, *arguments: str) -> Command:
 
 def setup(here: Launcher) -> Command:
     """The environment of this checkout."""
-    return Command(argv=[sys.executable, "-m", "scripts.launch_setup", os.path.relpath(VENV, Path.cwd())])
+    return Command(argv=[sys.executable, "-m", "scripts.launch.setup", os.path.relpath(VENV, Path.cwd())])

@@ -1,6 +1,6 @@
 """``make setup``: a Python environment with the pinned versions, and where the installation is.
 
-    python3 -m scripts.launch_setup .venv
+    python3 -m scripts.launch.setup .venv
 
 One line for each package instead of pip's own pages; everything that pip says is in FOLDER/setup.log.
 Standard library only.
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO, Final
 
-from .launch_settings import CHECKOUT
+from .settings import CHECKOUT
 
 LAST_LINES: Final = 15
 """Of pip's output, shown when it fails."""

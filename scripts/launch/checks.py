@@ -15,7 +15,7 @@ from pathlib import Path
 
 from feature_extraction.errors import UsageError
 
-from .launch_container import IMAGE_USER
+from .container import IMAGE_USER
 
 
 def gpus() -> int:

@@ -17,7 +17,7 @@ from feature_extraction.arguments import nearest
 from feature_extraction.config import ENGINES, PRECISIONS, ExtractConfig
 from feature_extraction.errors import UsageError
 
-CHECKOUT: Final = Path(__file__).resolve().parents[1]
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

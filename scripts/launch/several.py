@@ -21,9 +21,9 @@ from feature_extraction import catalog
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED
 from feature_extraction.errors import KitError
 
-from .launch_checks import last_error
-from .launch_jobs import Command, Launcher
-from .launch_settings import CHECKOUT
+from .checks import last_error
+from .jobs import Command, Launcher
+from .settings import CHECKOUT
 
 FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAST_LINES: Final = 40

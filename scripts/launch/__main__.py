@@ -21,11 +21,11 @@ from feature_extraction.arguments import nearest
 from feature_extraction.config import EXIT_NOTHING, EXIT_USAGE
 from feature_extraction.errors import KitError, UsageError
 
-from . import launch_host as host
-from .launch_container import COMPOSE
-from .launch_jobs import Command, Launcher
-from .launch_settings import Settings, listing
-from .launch_several import run_all
+from . import host
+from .container import COMPOSE
+from .jobs import Command, Launcher
+from .settings import Settings, listing
+from .several import run_all
 
 GROUPS: Final = (
     "all",

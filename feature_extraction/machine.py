@@ -44,6 +44,11 @@ def threads(environment: Mapping[str, str] = os.environ) -> int:
     return max(1, math.floor(usable_cpus() / processes_here(environment) + 1e-9))
 
 
+def decoding_threads() -> int:
+    """Threads that decode images ahead of the detector: two at least, and no more than keep any card busy."""
+    return max(2, min(8, threads()))
+
+
 def _quotas(membership: Path, root: Path) -> list[float]:
     """CPU quotas, in processors, of every cgroup (v1 and v2) that this process is in, and of their parents."""
     try:

@@ -199,7 +199,7 @@ def _extract_missing(
     size = config.spec.bytes_per_image(architecture.feature_dim, architecture.num_classes)
     output.check_room(len(prepared.listing.images), size)
     threads = use_threads(config.threads)
-    workers = config.workers or max(2, min(8, machine.threads()))
+    workers = config.workers or machine.decoding_threads()
     say(f"loading the detector on {prepared.device}; {workers} decoding threads, {threads} computing threads")
     detector = load_detector(prepared.files, engine=config.engine, device=prepared.device, precision=config.precision)
     if detector.passed_over:

@@ -81,6 +81,16 @@ class Report:
         return EXIT_SOME_FAILED if self.outcome.failed else EXIT_ALL
 
 
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What came of the images that were missing."""
+
+    failures: Sequence[Failure] = ()
+    stages: str = ""
+    """Seconds per stage."""
+    images_per_second: float | None = None
+
+
 def extract(config: ExtractConfig, stopping: threading.Event, say: Say = _silent) -> Report:
     """Run one process's share of an extraction.
 
@@ -96,14 +106,13 @@ def extract(config: ExtractConfig, stopping: threading.Event, say: Say = _silent
         with closing(_open_output(prepared, say)) as output:
             todo = missing(prepared, output, say)
             failures = list(prepared.listing.failures) if prepared.index == 0 else []
-            stages = ""
-            if todo:
-                found, stages = _extract_missing(prepared, output, todo, stopping, say)
-                failures += found
-                if stopping.is_set():
-                    return replace(report, failures=failures, stopped=True, stages=stages)
-            outcome = output.finish(_Stamps(prepared.listing.images), [asdict(failure) for failure in failures])
-            return replace(report, outcome=outcome, failures=failures, stages=stages)
+            made = _extract_missing(prepared, output, todo, stopping, say) if todo else Made()
+            failures += made.failures
+            report = replace(report, failures=failures, stages=made.stages)
+            if stopping.is_set() and todo:
+                return replace(report, stopped=True)
+            current, failed = _Stamps(prepared.listing.images), [asdict(failure) for failure in failures]
+            return replace(report, outcome=output.finish(current, failed, made.images_per_second))
     except OSError as error:
         raise StoreError(
             f"{error}. Every image computed so far is kept beside {config.output}; mend the cause and run the same "
@@ -185,10 +194,8 @@ def _is_current(output: Output, image: ImageFile) -> bool:
     return output.is_current(image.id, now.path, now.size, now.mtime_ns, lambda: file_sha256(image.path))
 
 
-def _extract_missing(
-    prepared: Prepared, output: Output, todo: set[str], stopping: threading.Event, say: Say
-) -> tuple[list[Failure], str]:
-    """(failures, seconds per stage) of computing ``todo``."""
+def _extract_missing(prepared: Prepared, output: Output, todo: set[str], stopping: threading.Event, say: Say) -> Made:
+    """Compute ``todo``."""
     from .batching import windows
     from .detector.build import load_detector
     from .extract import Extraction
@@ -213,7 +220,8 @@ def _extract_missing(
     label = config.output.stem + (f" {share[0] + 1}/{share[1]}" if share[1] > 1 else "")
     with closing(Progress(sum(map(len, mine)), label)) as progress:
         failures = extraction.run(mine, todo, output, progress, stopping)
-    return failures, progress.line() if stopping.is_set() else progress.stages()
+    stages = progress.line() if stopping.is_set() else progress.stages()
+    return Made(failures=failures, stages=stages, images_per_second=progress.rate)
 
 
 def use_threads(wanted: int) -> int:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import StoreError
 from . import files, shares
-from .assemble import Assembly, Incomplete, Outcome
+from .assemble import RATE, Assembly, Incomplete, Outcome
 from .bounded import read_json
 from .journal import JournalWriter, journal_name, journals, share_of
 from .shares import FolderClosed, Register
@@ -122,10 +122,16 @@ class Output:
         with self._kept():
             self._journal.sync()
 
-    def finish(self, current: Mapping[str, FileStamp], failures: Sequence[Mapping[str, str]]) -> Outcome | None:
+    def finish(
+        self,
+        current: Mapping[str, FileStamp],
+        failures: Sequence[Mapping[str, str]],
+        images_per_second: float | None = None,
+    ) -> Outcome | None:
         """Say that this process has done its share of the images, but for its ``failures`` (id, path, reason).
 
         ``current``: all listed images, the same ids for every process, and what their files are now.
+        ``images_per_second``: of this process, for the report beside the file; None where it computed nothing.
         Returns the outcome if the file is whole now, None if others still have to end (``waiting``).
         Raises StoreError if an image has neither features of its bytes nor a reason, or anything fails on the way:
         then the journals are as they were, and the same command goes on from there."""
@@ -133,7 +139,7 @@ class Output:
             plan = plan_digest(current)
             self._keep_plan(plan, current)
             self._journal.end(plan, failures)
-            ended = {"event": "ended", "share": self.index, "of": self.count, "plan": plan}
+            ended = {"event": "ended", "share": self.index, "of": self.count, "plan": plan, RATE: images_per_second}
             try:
                 self._register.append({**ended, "length": self._journal.length})
                 if not self._all_ended(plan):
@@ -252,7 +258,13 @@ class Output:
         return Assembly(
             self.path, self.folder, self._recipe, self.identity, self.notes, current,
             [self.folder / journal_name(i, self.count) for i in ended], expected, self._void, self._say,
+            self._rate(ended.values()),
         )  # fmt: skip
+
+    def _rate(self, ended: Iterable[Mapping[str, Any]]) -> float | None:
+        """Images per second of all shares together; where none of them computed, what the last report says."""
+        rates = [rate for event in ended if isinstance(rate := event.get(RATE), float)]
+        return sum(rates) if rates else (_read_json(report_path(self.path)) or {}).get(RATE)
 
     def _void(self, image_id: str, place: str) -> None:
         self._stored.forget(image_id, place)

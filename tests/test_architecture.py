@@ -24,6 +24,7 @@ _FLOORS = """
     feature_extraction.detector
     feature_extraction.images
     feature_extraction.draw
+    feature_extraction.given
     feature_extraction.regions feature_extraction.progress feature_extraction.provenance feature_extraction.compare
     feature_extraction.features
     feature_extraction.batching feature_extraction.writing

@@ -2,7 +2,8 @@
 
 Which images share a batch depends on the list alone, not on what is done or on the number of processes: the last bits
 of a feature may depend on the batch it was computed in. Images are cut into windows; every n-th window is one
-process's; within one, images of the same network size are put together.
+process's; within one, images of the same network size are put together. Where several kinds of features are computed
+at once, each has the batches that it has alone, and an image is read once for all of them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,8 +40,8 @@ class Item:
         return replace(self, outcome=outcome)
 
 
-Load = Callable[[ImageFile], Item]
-"""Reads one image; never raises ImageError, the item carries it."""
+Load = Callable[[ImageFile, Collection[int]], dict[int, Item]]
+"""Reads one image for the passes of these numbers; never raises ImageError, the items carry it."""
 
 
 def windows(images: Sequence[ImageFile], batch_size: int, index: int, count: int) -> Iterator[Sequence[ImageFile]]:
@@ -51,28 +52,69 @@ def windows(images: Sequence[ImageFile], batch_size: int, index: int, count: int
             yield images[start : start + size]
 
 
-def plan_batches(
-    mine: Iterable[Sequence[ImageFile]], todo: set[str], batch_size: int, network_size: Callable[[ImageFile], Any]
-) -> Iterator[tuple[Sequence[ImageFile], int]]:
-    """The batches of these windows that have something to do, and how many images were passed over before each."""
+@dataclass(frozen=True)
+class Pass:
+    """One network input of the images, as far as planning needs to know."""
+
+    todo: set[str]
+    """Ids of the images that something is computed of."""
+    network_size: Callable[[ImageFile], Any]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Images that are read together, once, and all batches that are computed of them."""
+
+    batches: Sequence[tuple[int, Sequence[ImageFile]]]
+    """Each with the number of its pass."""
+    skipped: int = 0
+    """Images that were passed over before it."""
+
+    @property
+    def images(self) -> dict[str, tuple[ImageFile, list[int]]]:
+        """By id, each with the passes that need it."""
+        found: dict[str, tuple[ImageFile, list[int]]] = {}
+        for number, batch in self.batches:
+            for image in batch:
+                found.setdefault(image.id, (image, []))[1].append(number)
+        return found
+
+
+def plan_batches(mine: Iterable[Sequence[ImageFile]], passes: Sequence[Pass], batch_size: int) -> Iterator[Chunk]:
+    """The batches of these windows that have something to do. A pass has the batches that it has alone."""
     skipped = 0
     for window in mine:
-        if todo.isdisjoint(image.id for image in window):
-            skipped += len(window)
-            continue
-        for batch in _same_size(window, batch_size, network_size) if batch_size > 1 else [window]:
-            if todo.isdisjoint(image.id for image in batch):
-                skipped += len(batch)
-                continue
-            yield batch, skipped
+        batches = [
+            (number, batch)
+            for number, one in enumerate(passes)
+            if not one.todo.isdisjoint(image.id for image in window)
+            for batch in (_same_size(window, batch_size, one.network_size) if batch_size > 1 else [window])
+            if not one.todo.isdisjoint(image.id for image in batch)
+        ]
+        skipped += len(window) - len({image.id for _, batch in batches for image in batch})
+        for together in _connected(batches):
+            yield Chunk(together, skipped)
             skipped = 0
 
 
+def _connected(batches: Sequence[tuple[int, Sequence[ImageFile]]]) -> list[list[tuple[int, Sequence[ImageFile]]]]:
+    """The batches in groups that have no image in common; those of one pass alone are groups by themselves."""
+    groups: list[tuple[set[str], list[tuple[int, Sequence[ImageFile]]]]] = []
+    for number, batch in batches:
+        ids, together = {image.id for image in batch}, [(number, batch)]
+        for group in [g for g in groups if not g[0].isdisjoint(ids)]:
+            groups.remove(group)
+            ids |= group[0]
+            together = group[1] + together
+        groups.append((ids, together))
+    return [together for _, together in groups]
+
+
 def _same_size(
-    images: Sequence[ImageFile], batch_size: int, network_size: Callable[[ImageFile], Any]
+    window: Sequence[ImageFile], batch_size: int, network_size: Callable[[ImageFile], Any]
 ) -> Iterator[Sequence[ImageFile]]:
     groups: dict[Any, list[ImageFile]] = {}
-    for image in images:
+    for image in window:
         try:
             key = network_size(image)
         except ImageError:
@@ -92,40 +134,38 @@ def of_one_size(items: Iterable[Item]) -> Iterator[list[tuple[Item, NetworkInput
 
 
 def read_ahead(
-    batches: Iterable[tuple[Sequence[ImageFile], int]],
-    load: Load,
-    workers: int,
-    progress: Progress,
-    stopping: threading.Event,
-) -> Iterator[list[Item]]:
-    """Batches decoded by a pool of threads, in order, at most about two images per worker and one batch ahead.
+    chunks: Iterable[Chunk], load: Load, workers: int, progress: Progress, stopping: threading.Event
+) -> Iterator[list[tuple[int, list[Item]]]]:
+    """The batches of each chunk, each with the number of its pass, read by a pool of threads: in order, at most about
+    two images per worker and one chunk ahead.
 
     Ends early when ``stopping`` is set."""
     pool = ThreadPoolExecutor(workers, "decode")
     try:
-        for futures in _started_ahead(_started(pool, load, batches, progress), 2 * workers):
+        for chunk, futures in _started_ahead(_started(pool, load, chunks, progress), 2 * workers):
             with progress.clock("wait for decode"):
-                items = [future.result() for future in futures if not stopping.is_set()]
+                items = {image_id: future.result() for image_id, future in futures.items() if not stopping.is_set()}
             if stopping.is_set():
                 return
-            yield items
+            yield [(number, [items[image.id][number] for image in batch]) for number, batch in chunk.batches]
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _started(
-    pool: ThreadPoolExecutor, load: Load, batches: Iterable[tuple[Sequence[ImageFile], int]], progress: Progress
-) -> Iterator[list[Future[Item]]]:
-    for batch, skipped in batches:
-        progress.skip(skipped)
-        yield [pool.submit(load, image) for image in batch]
+Started = tuple[Chunk, dict[str, Future[dict[int, Item]]]]
 
 
-def _started_ahead(started: Iterator[list[Future[Item]]], most: int) -> Iterator[list[Future[Item]]]:
-    """The same, a batch and about ``most`` images before they are asked for."""
-    waiting: deque[list[Future[Item]]] = deque()
-    for futures in started:
-        waiting.append(futures)
-        if len(waiting) > 1 and sum(map(len, waiting)) >= most:
+def _started(pool: ThreadPoolExecutor, load: Load, chunks: Iterable[Chunk], progress: Progress) -> Iterator[Started]:
+    for chunk in chunks:
+        progress.skip(chunk.skipped)
+        yield chunk, {image_id: pool.submit(load, *needed) for image_id, needed in chunk.images.items()}
+
+
+def _started_ahead(started: Iterator[Started], most: int) -> Iterator[Started]:
+    """The same, a chunk and about ``most`` images before they are asked for."""
+    waiting: deque[Started] = deque()
+    for chunk in started:
+        waiting.append(chunk)
+        if len(waiting) > 1 and sum(len(futures) for _, futures in waiting) >= most:
             yield waiting.popleft()
     yield from waiting

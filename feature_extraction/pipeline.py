@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,36 +85,58 @@ def extract(config: ExtractConfig, stopping: threading.Event, say: Say = _silent
     """Run one process's share of an extraction.
 
     Raises a KitError for whatever a user can mend; what was computed so far is kept."""
+    (report,) = extract_together([config], stopping, say)
+    return report
+
+
+def extract_together(
+    configs: Sequence[ExtractConfig], stopping: threading.Event, say: Say = _silent
+) -> Sequence[Report]:
+    """Run one process's share of several extractions, which differ in spec and output alone: every image is read once.
+
+    Each output is what its own extraction makes, resumes and finishes by itself. Raises as ``extract``."""
     if machine.rank_and_world()[0]:
         say = _silent  # of several processes that one command started, the first speaks
-    prepared = prepare(config, say)
-    report = Report(
-        output=config.output, share=(prepared.index, prepared.count), published=_published_images(config),
-        synthetic=prepared.synthetic,
-    )  # fmt: skip
+    first = prepare(configs, say)
+    each = [replace(first, config=config) for config in configs]
     try:
-        with closing(_open_output(prepared, say)) as output:
-            todo = missing(prepared, output, say)
-            failures = list(prepared.listing.failures) if prepared.index == 0 else []
-            stages = ""
-            if todo:
-                found, stages = _extract_missing(prepared, output, todo, stopping, say)
-                failures += found
-                if stopping.is_set():
-                    return replace(report, failures=failures, stopped=True, stages=stages)
-            outcome = output.finish(_Stamps(prepared.listing.images), [asdict(failure) for failure in failures])
-            return replace(report, outcome=outcome, failures=failures, stages=stages)
+        with ExitStack() as stack:
+            outputs = [stack.enter_context(closing(_open_output(prepared, say))) for prepared in each]
+            todo = [missing(prepared, output, say) for prepared, output in zip(each, outputs, strict=True)]
+            found, stages = (
+                _extract_missing(each, outputs, todo, stopping, say) if any(todo) else ([[]] * len(each), "")
+            )
+            stopped = stopping.is_set() and any(todo)
+            return [
+                _report(prepared, output, failures, stopped=stopped, stages=stages if prepared is each[0] else "")
+                for prepared, output, failures in zip(each, outputs, found, strict=True)
+            ]
     except OSError as error:
+        names = ", ".join(str(config.output) for config in configs)
         raise StoreError(
-            f"{error}. Every image computed so far is kept beside {config.output}; mend the cause and run the same "
+            f"{error}. Every image computed so far is kept beside {names}; mend the cause and run the same "
             "command again"
         ) from error
 
 
-def prepare(config: ExtractConfig, say: Say) -> Prepared:
-    """List, check and look up everything; the cheapest refusals first, those that need PyTorch last."""
-    if config.output.suffix != ".h5":
-        raise UsageError(f"--output {config.output}: expected a file name that ends in .h5")
+def _report(prepared: Prepared, output: Output, computed: Sequence[Failure], *, stopped: bool, stages: str) -> Report:
+    """Finish the file, where that is due, and say how it ended. ``computed``: what gave no features just now."""
+    failures = [*(prepared.listing.failures if prepared.index == 0 else ()), *computed]
+    images = prepared.listing.images
+    return Report(
+        output=prepared.config.output, share=(prepared.index, prepared.count), failures=failures, stopped=stopped,
+        outcome=None if stopped else output.finish(_Stamps(images), [asdict(failure) for failure in failures]),
+        published=_published_images(prepared.config), synthetic=prepared.synthetic, stages=stages,
+    )  # fmt: skip
+
+
+def prepare(configs: Sequence[ExtractConfig], say: Say) -> Prepared:
+    """List, check and look up everything; the cheapest refusals first, those that need PyTorch last. Of several, the
+    first stands for all."""
+    config = configs[0]
+    for one in configs:
+        if one.output.suffix != ".h5":
+            raise UsageError(f"--output {one.output}: expected a file name that ends in .h5")
     rank, world = machine.rank_and_world()
     shard, shards = config.shard
     index, count = shard * world + rank, shards * world
@@ -186,18 +208,23 @@ def _is_current(output: Output, image: ImageFile) -> bool:
 
 
 def _extract_missing(
-    prepared: Prepared, output: Output, todo: set[str], stopping: threading.Event, say: Say
-) -> tuple[list[Failure], str]:
-    """(failures, seconds per stage) of computing ``todo``."""
+    each: Sequence[Prepared], outputs: Sequence[Output], todo: Sequence[set[str]], stopping: threading.Event, say: Say
+) -> tuple[list[list[Failure]], str]:
+    """(failures of each output, seconds per stage) of computing what is ``todo``."""
     from .batching import windows
     from .detector.build import load_detector
-    from .extract import Extraction
+    from .extract import Extraction, Target
     from .features import computation_of
     from .progress import Progress
 
-    config, architecture, share = prepared.config, prepared.architecture, (prepared.index, prepared.count)
-    size = config.spec.bytes_per_image(architecture.feature_dim, architecture.num_classes)
-    output.check_room(len(prepared.listing.images), size)
+    prepared, config, share = each[0], each[0].config, (each[0].index, each[0].count)
+    for one, output in zip(each, outputs, strict=True):
+        size = one.config.spec.bytes_per_image(one.architecture.feature_dim, one.architecture.num_classes)
+        output.check_room(len(one.listing.images), size)
+    targets = [
+        Target(computation=computation_of(one.config.spec), output=output, todo=ids)
+        for one, output, ids in zip(each, outputs, todo, strict=True)
+    ]
     threads = use_threads(config.threads)
     workers = config.workers or max(2, min(8, machine.threads()))
     say(f"loading the detector on {prepared.device}; {workers} decoding threads, {threads} computing threads")
@@ -205,15 +232,14 @@ def _extract_missing(
     if detector.passed_over:
         names = ", ".join(detector.passed_over[:8])
         say(f"checkpoint: {len(detector.passed_over)} tensors without use here: {names}")
-    extraction = Extraction(
-        detector=detector, computation=computation_of(config.spec), decode=config.decode,
-        batch_size=config.batch_size, workers=workers,
-    )  # fmt: skip
+    extraction = Extraction(detector=detector, decode=config.decode, batch_size=config.batch_size, workers=workers)
     mine = list(windows(prepared.listing.images, config.batch_size, *share))
-    label = config.output.stem + (f" {share[0] + 1}/{share[1]}" if share[1] > 1 else "")
+    label = " + ".join(one.config.output.stem for one in each)
+    label += f" {share[0] + 1}/{share[1]}" if share[1] > 1 else ""
     with closing(Progress(sum(map(len, mine)), label)) as progress:
-        failures = extraction.run(mine, todo, output, progress, stopping)
-    return failures, progress.line() if stopping.is_set() else progress.stages()
+        extraction.run(mine, targets, progress, stopping)
+    stages = progress.line() if stopping.is_set() else progress.stages()
+    return [target.failures for target in targets], stages
 
 
 def use_threads(wanted: int) -> int:

@@ -40,7 +40,7 @@ SETTINGS: Final = (
     Setting("CONTAINER", "the container runtime: docker or podman, by name or path (the one that answers)"),
     Setting("IMAGE", "the image's name (xlxmert-features:TARGET)"),
     Setting("GPUS", "how many GPUs work on one file (all)"),
-    Setting("PROCESSES", "how many processes work on one file (one per GPU)"),
+    Setting("PROCESSES", "how many processes work on one file (one per GPU; more share the GPUs)"),
     Setting("GPU_FLAGS", "how GPUs enter a container (--gpus all, or --device nvidia.com/gpu=all)"),
     Setting("RUN_FLAGS", "further flags of docker run or podman run"),
     Setting("SELINUX", "a label for container jobs: disable, type:container_t, ..."),

@@ -19,11 +19,13 @@ _FLOORS = """
     feature_extraction.storage.bounded feature_extraction.storage.trees feature_extraction.storage.guard
     feature_extraction.storage.store
     feature_extraction.storage.journal feature_extraction.storage.shares feature_extraction.storage.stored
-    feature_extraction.storage.reader feature_extraction.storage.check feature_extraction.storage.assemble
+    feature_extraction.storage.reader feature_extraction.storage.layouts feature_extraction.storage.check
+    feature_extraction.storage.assemble
     feature_extraction.storage.output
     feature_extraction.detector
     feature_extraction.images
     feature_extraction.draw
+    feature_extraction.given
     feature_extraction.regions feature_extraction.progress feature_extraction.provenance feature_extraction.compare
     feature_extraction.features
     feature_extraction.batching feature_extraction.writing

@@ -27,6 +27,8 @@ class Model(Protocol):
 
     def region_features(self, images: Tensor, regions: list[Tensor]) -> Tensor: ...
 
+    def describe(self, images: Tensor, regions: list[Tensor]) -> list[Detections]: ...
+
     def detect(self, images: Tensor) -> list[Detections]: ...
 
 
@@ -88,6 +90,11 @@ class Detector:
         """fc6 (sum of R_i, F) float32 of given regions, image after image."""
         with self.arithmetic.applied():
             return self.model.region_features(images, regions)
+
+    def describe(self, images: Tensor, regions: list[Tensor]) -> list[Detections]:
+        """Features and class scores of given regions, image by image: at least one in all."""
+        with self.arithmetic.applied():
+            return self.model.describe(images, regions)
 
     def detect(self, images: Tensor) -> list[Detections]:
         """Proposals, features and class scores of every image."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import OPTION
 from ..errors import StoreError
 from . import files, shares
 from .assemble import Assembly, Incomplete, Outcome
@@ -180,13 +181,14 @@ class Output:
                     shares.remove(self.folder)
 
     def _compare(self, found: Mapping[str, Any], what: str, way_out: str) -> None:
-        different = [
-            f"{key} {found.get(key)!r}, now {value!r}"
-            for key, value in self.identity.items()
-            if found.get(key) != value
-        ]
+        different = [f"{key} {found.get(key)!r}, now {self.identity.get(key)!r}" for key in self._other_values(found)]
         if different:
             raise StoreError(f"{what} with another recipe: {'; '.join(different)}. Use the same one, {way_out}")
+
+    def _other_values(self, found: Mapping[str, Any]) -> list[str]:
+        """What differs from the identity; an option is not there where it has the published value."""
+        options = [key for key in found if key.startswith(OPTION) and key not in self.identity]
+        return [key for key in (*self.identity, *options) if found.get(key) != self.identity.get(key)]
 
     def _check_manifest(self) -> None:
         """Refuse to go on with what another recipe has stored; a folder without any features pins none."""
@@ -217,7 +219,7 @@ class Output:
             found = _read_json(path)
             while found is None and deadline.wait():  # another one is writing it right now
                 found = _read_json(path)
-            if found is None or any(found.get(key) != value for key, value in self.identity.items()):
+            if found is None or self._other_values(found):
                 self._stored.learn(journals(self.folder))
                 self._check_manifest()
                 files.atomic_write(path, text)  # of a run that stored nothing

@@ -17,7 +17,7 @@ from typing import Any
 
 from .errors import ImageError
 from .features import Arrays, NetworkInput
-from .images.listing import ImageFile
+from .images.listed import ListedImage
 from .progress import Progress
 from .storage.source import Source
 
@@ -29,7 +29,7 @@ WINDOW: int = 8
 class Item:
     """One image on its way, with what has become of it so far."""
 
-    image: ImageFile
+    image: ListedImage
     outcome: NetworkInput | Arrays | ImageError
     source: Source | None = None
     """What was read; None where nothing could be."""
@@ -39,11 +39,11 @@ class Item:
         return replace(self, outcome=outcome)
 
 
-Load = Callable[[ImageFile], Item]
+Load = Callable[[ListedImage], Item]
 """Reads one image; never raises ImageError, the item carries it."""
 
 
-def windows(images: Sequence[ImageFile], batch_size: int, index: int, count: int) -> Iterator[Sequence[ImageFile]]:
+def windows(images: Sequence[ListedImage], batch_size: int, index: int, count: int) -> Iterator[Sequence[ListedImage]]:
     """The windows of process ``index`` of ``count``."""
     size = 1 if batch_size == 1 else WINDOW * batch_size
     for number, start in enumerate(range(0, len(images), size)):
@@ -52,8 +52,8 @@ def windows(images: Sequence[ImageFile], batch_size: int, index: int, count: int
 
 
 def plan_batches(
-    mine: Iterable[Sequence[ImageFile]], todo: set[str], batch_size: int, network_size: Callable[[ImageFile], Any]
-) -> Iterator[tuple[Sequence[ImageFile], int]]:
+    mine: Iterable[Sequence[ListedImage]], todo: set[str], batch_size: int, network_size: Callable[[ListedImage], Any]
+) -> Iterator[tuple[Sequence[ListedImage], int]]:
     """The batches of these windows that have something to do, and how many images were passed over before each."""
     skipped = 0
     for window in mine:
@@ -69,9 +69,9 @@ def plan_batches(
 
 
 def _same_size(
-    images: Sequence[ImageFile], batch_size: int, network_size: Callable[[ImageFile], Any]
-) -> Iterator[Sequence[ImageFile]]:
-    groups: dict[Any, list[ImageFile]] = {}
+    images: Sequence[ListedImage], batch_size: int, network_size: Callable[[ListedImage], Any]
+) -> Iterator[Sequence[ListedImage]]:
+    groups: dict[Any, list[ListedImage]] = {}
     for image in images:
         try:
             key = network_size(image)
@@ -92,7 +92,7 @@ def of_one_size(items: Iterable[Item]) -> Iterator[list[tuple[Item, NetworkInput
 
 
 def read_ahead(
-    batches: Iterable[tuple[Sequence[ImageFile], int]],
+    batches: Iterable[tuple[Sequence[ListedImage], int]],
     load: Load,
     workers: int,
     progress: Progress,
@@ -114,7 +114,7 @@ def read_ahead(
 
 
 def _started(
-    pool: ThreadPoolExecutor, load: Load, batches: Iterable[tuple[Sequence[ImageFile], int]], progress: Progress
+    pool: ThreadPoolExecutor, load: Load, batches: Iterable[tuple[Sequence[ListedImage], int]], progress: Progress
 ) -> Iterator[list[Future[Item]]]:
     for batch, skipped in batches:
         progress.skip(skipped)

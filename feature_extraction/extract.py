@@ -11,8 +11,8 @@ from .config import Decoder
 from .detector.build import Detector
 from .errors import ImageError
 from .features import Computation, compute, page_locked
-from .images.decode import read_image, read_size
-from .images.listing import Failure, ImageFile
+from .images.decode import read_opened, size_opened
+from .images.listed import Failure, ListedImage
 from .progress import Clock, Progress
 from .storage.output import Output
 from .writing import Writer
@@ -31,7 +31,7 @@ class Extraction:
 
     def run(
         self,
-        mine: Iterable[Sequence[ImageFile]],
+        mine: Iterable[Sequence[ListedImage]],
         todo: set[str],
         output: Output,
         progress: Progress,
@@ -53,15 +53,15 @@ class Extraction:
                 progress.advance(len(wanted), len(failures))
         return failures
 
-    def _network_size(self, image: ImageFile) -> tuple[int, int]:
-        return self.computation.network_size(*read_size(image.path))
+    def _network_size(self, image: ListedImage) -> tuple[int, int]:
+        return self.computation.network_size(*size_opened(image.opened()))
 
     def _loader(self, clock: Clock) -> Load:
-        def load(image: ImageFile) -> Item:
+        def load(image: ListedImage) -> Item:
             source = None
             try:
                 with clock("decode"):
-                    rgb, source = read_image(image.path, self.decode)
+                    rgb, source = read_opened(image.opened_for_good(), self.decode)
                 with clock("resize"):
                     pixels = page_locked(self.computation.network_input(rgb), self.detector.device)
                     return Item(image, pixels, source)

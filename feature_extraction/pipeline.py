@@ -16,17 +16,15 @@ from typing import TYPE_CHECKING, Final
 from . import catalog, machine
 from .config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, ExtractConfig
 from .errors import StoreError, UsageError
-from .images.files import file_sha256, stamp
-from .images.listing import Failure, ImageFile, Listing, list_images
+from .images.address import Origin, is_tar, shown
+from .images.listed import Failure, ListedImage, Listing
+from .images.sources import list_source
 from .storage.assemble import Outcome
 from .storage.output import Output
 from .storage.source import FileStamp
 
 if TYPE_CHECKING:
-    import torch
-
-    from .detector.config import DetectorConfig
-    from .detector.files import CheckpointFiles
+    from .loading import DetectorOnce
 
 Say = Callable[[str], None]
 MOST_WORKERS: Final = 4
@@ -43,11 +41,8 @@ class Prepared:
     """All that was checked before anything was computed."""
 
     config: ExtractConfig
-    listing: Listing
-    files: CheckpointFiles
-    architecture: DetectorConfig
-    device: torch.device
-    synthetic: bool
+    listing: Listing[ListedImage]
+    detector: DetectorOnce
     index: int
     """This process's share of the images, counted from 0 ..."""
     count: int
@@ -84,19 +79,28 @@ class Report:
         return EXIT_SOME_FAILED if self.outcome.failed else EXIT_ALL
 
 
-def extract(config: ExtractConfig, stopping: threading.Event, say: Say = _silent) -> Report:
-    """Run one process's share of an extraction.
+def extract(
+    config: ExtractConfig,
+    stopping: threading.Event,
+    say: Say = _silent,
+    *,
+    share: tuple[int, int] | None = None,
+    detector: DetectorOnce | None = None,
+) -> Report:
+    """Run one process's share of the extraction into one output.
 
-    Raises a KitError for whatever a user can mend; what was computed so far is kept."""
+    ``share``: which, of how many; None: as the config and the launcher of this process say. ``detector``: that of
+    earlier extractions of the same command. Raises a KitError for whatever a user can mend; what was computed so far is
+    kept."""
     if machine.rank_and_world()[0]:
         say = _silent  # of several processes that one command started, the first speaks
-    prepared = prepare(config, say)
+    prepared = prepare(config, say, share or process_share(config), detector)
     report = Report(
         output=config.output, share=(prepared.index, prepared.count), published=_published_images(config),
-        synthetic=prepared.synthetic,
+        synthetic=prepared.detector.synthetic,
     )  # fmt: skip
     try:
-        with closing(_open_output(prepared, say)) as output:
+        with closing(prepared.listing), closing(_open_output(prepared, say)) as output:
             todo = missing(prepared, output, say)
             failures = list(prepared.listing.failures) if prepared.index == 0 else []
             stages = ""
@@ -105,7 +109,8 @@ def extract(config: ExtractConfig, stopping: threading.Event, say: Say = _silent
                 failures += found
                 if stopping.is_set():
                     return replace(report, failures=failures, stopped=True, stages=stages)
-            outcome = output.finish(_Stamps(prepared.listing.images), [asdict(failure) for failure in failures])
+            now = _Stamps(prepared.listing.images)
+            outcome = output.finish(now, [asdict(failure) for failure in failures], now.sha256)
             return replace(report, outcome=outcome, failures=failures, stages=stages)
     except OSError as error:
         raise StoreError(
@@ -114,46 +119,45 @@ def extract(config: ExtractConfig, stopping: threading.Event, say: Say = _silent
         ) from error
 
 
-def prepare(config: ExtractConfig, say: Say) -> Prepared:
+def process_share(config: ExtractConfig) -> tuple[int, int]:
+    """(which, of how many) shares of the command this process does: ``--shard`` and the launcher's ranks together."""
+    rank, world = machine.rank_and_world()
+    shard, shards = config.shard
+    return shard * world + rank, shards * world
+
+
+def prepare(config: ExtractConfig, say: Say, share: tuple[int, int], detector: DetectorOnce | None = None) -> Prepared:
     """List, check and look up everything; the cheapest refusals first, those that need PyTorch last."""
     if config.output.suffix != ".h5":
         raise UsageError(f"--output {config.output}: expected a file name that ends in .h5")
-    rank, world = machine.rank_and_world()
-    shard, shards = config.shard
-    index, count = shard * world + rank, shards * world
-    say(f"reading the names in {config.images}")
-    listing = list_images(config.images, config.pattern, config.recursive)
+    say(f"reading the names in {shown(config.images)}")
+    listing = list_source(
+        config.images, config.pattern, config.recursive, scratch=_scratch(config.images, config.output.parent), say=say
+    )
 
-    from .detector.config import read_config
-    from .detector.files import find_checkpoint
+    from .loading import DetectorOnce
 
-    files = find_checkpoint(config.checkpoint_dir)
-    architecture = read_config(files.config)
-    say(f"checkpoint: {files.model} ({files.model.stat().st_size / 1e9:.2f} GB)")
+    detector = detector or DetectorOnce(config, say)
+    detector.check()
+    return Prepared(config=config, listing=listing, detector=detector, index=share[0], count=share[1])
 
-    from .detector.build import choose_device, is_synthetic
 
-    device = choose_device(config.device)
-    synthetic = is_synthetic(files)
-    if synthetic:
-        say("SYNTHETIC weights: the features have the right shapes and cost, and no meaning")
-    return Prepared(
-        config=config, listing=listing, files=files, architecture=architecture, device=device, synthetic=synthetic,
-        index=index, count=count,
-    )  # fmt: skip
+def _scratch(images: Origin, folder: Path) -> Path:
+    """The output's folder, made where something will be copied into it."""
+    if is_tar(images):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _open_output(prepared: Prepared, say: Say) -> Output:
-    from .detector.build import device_name, identity
     from .provenance import decoder_identity, notes_of
 
-    config = prepared.config
-    made_by = identity(prepared.files, config.engine, prepared.device, config.precision)
+    config, detector = prepared.config, prepared.detector
     config.output.parent.mkdir(parents=True, exist_ok=True)
     return Output(
         config.output,
-        {**config.identity, **made_by, **decoder_identity()},
-        notes_of(device_name(prepared.device), prepared.synthetic),
+        {**config.identity, **detector.identity, **decoder_identity()},
+        notes_of(detector.device_name, detector.synthetic),
         prepared.index,
         prepared.count,
         say=say,
@@ -173,19 +177,19 @@ def missing(prepared: Prepared, output: Output, say: Say) -> set[str]:
             if not known or not _is_current(output, image):
                 todo.add(image.id)
                 replaced += known
+    beside = f", {listing.ignored:,} other members" if listing.ignored else ""
     say(
-        f"{mine:,} images in {config.images}"
+        f"{mine:,} images in {shown(config.images)}"
         + (f", share {prepared.index + 1} of {prepared.count}" if prepared.count > 1 else "")
-        + f" ({len(listing.failures):,} files passed over), {mine - len(todo):,} done before -> {config.output}"
+        + f" ({len(listing.failures):,} files passed over{beside}), {mine - len(todo):,} done before -> {config.output}"
     )
     if replaced:
         say(f"{replaced:,} images have changed since their features were made: computed again")
     return todo
 
 
-def _is_current(output: Output, image: ImageFile) -> bool:
-    now = stamp(image.path)
-    return output.is_current(image.id, now.path, now.size, now.mtime_ns, lambda: file_sha256(image.path))
+def _is_current(output: Output, image: ListedImage) -> bool:
+    return output.is_current(image.id, *image.stamp(), image.sha256)
 
 
 def _extract_missing(
@@ -193,23 +197,19 @@ def _extract_missing(
 ) -> tuple[list[Failure], str]:
     """(failures, seconds per stage) of computing ``todo``."""
     from .batching import windows
-    from .detector.build import load_detector
     from .extract import Extraction
     from .features import computation_of
     from .progress import Progress
 
-    config, architecture, share = prepared.config, prepared.architecture, (prepared.index, prepared.count)
+    config, share = prepared.config, (prepared.index, prepared.count)
+    architecture = prepared.detector.architecture
     size = config.spec.bytes_per_image(architecture.feature_dim, architecture.num_classes)
     output.check_room(len(prepared.listing.images), size)
     threads = use_threads(config.threads)
     workers = config.workers or max(2, min(MOST_WORKERS, machine.threads()))
-    say(f"loading the detector on {prepared.device}; {workers} decoding threads, {threads} computing threads")
-    detector = load_detector(prepared.files, engine=config.engine, device=prepared.device, precision=config.precision)
-    if detector.passed_over:
-        names = ", ".join(detector.passed_over[:8])
-        say(f"checkpoint: {len(detector.passed_over)} tensors without use here: {names}")
+    say(f"{workers} decoding threads, {threads} computing threads")
     extraction = Extraction(
-        detector=detector, computation=computation_of(config.spec), decode=config.decode,
+        detector=prepared.detector.detector, computation=computation_of(config.spec), decode=config.decode,
         batch_size=config.batch_size, workers=workers,
     )  # fmt: skip
     mine = list(windows(prepared.listing.images, config.batch_size, *share))
@@ -243,14 +243,18 @@ def _published_images(config: ExtractConfig) -> int | None:
 class _Stamps(Mapping[str, FileStamp]):
     """Id -> what the file is now, looked up when asked for: the assembling process alone has to know all."""
 
-    def __init__(self, images: Sequence[ImageFile]) -> None:
-        self._paths = {image.id: image.path for image in images}
+    def __init__(self, images: Sequence[ListedImage]) -> None:
+        self._images = {image.id: image for image in images}
 
     def __getitem__(self, image_id: str) -> FileStamp:
-        return stamp(self._paths[image_id])
+        return self._images[image_id].stamp()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
+        return iter(self._images)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._images)
+
+    def sha256(self, image_id: str) -> str:
+        """Digest of what the file is now; empty where it cannot be read."""
+        return self._images[image_id].sha256()

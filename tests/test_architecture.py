@@ -28,7 +28,7 @@ _FLOORS = """
     feature_extraction.given
     feature_extraction.regions feature_extraction.progress feature_extraction.provenance feature_extraction.compare
     feature_extraction.features
-    feature_extraction.batching feature_extraction.writing
+    feature_extraction.loading feature_extraction.batching feature_extraction.writing
     feature_extraction.extract
     feature_extraction.pipeline
     feature_extraction.api

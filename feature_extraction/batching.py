@@ -10,10 +10,10 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from .errors import ImageError
 from .features import Arrays, NetworkInput
@@ -25,21 +25,25 @@ WINDOW: int = 8
 """Batches per window: enough for images of one size to find each other."""
 
 
+Image = TypeVar("Image")
+"""What tells an image: a file of a listing, or one of a stream."""
+
+
 @dataclass(frozen=True)
-class Item:
+class Item(Generic[Image]):
     """One image on its way, with what has become of it so far."""
 
-    image: ListedImage
+    image: Image
     outcome: NetworkInput | Arrays | ImageError
     source: Source | None = None
     """What was read; None where nothing could be."""
 
-    def now(self, outcome: Arrays | ImageError) -> Item:
+    def now(self, outcome: Arrays | ImageError) -> Item[Image]:
         """The same image, one step on."""
         return replace(self, outcome=outcome)
 
 
-Load = Callable[[ListedImage], Item]
+Load = Callable[[Image], Item[Image]]
 """Reads one image; never raises ImageError, the item carries it."""
 
 
@@ -60,7 +64,7 @@ def plan_batches(
         if todo.isdisjoint(image.id for image in window):
             skipped += len(window)
             continue
-        for batch in _same_size(window, batch_size, network_size) if batch_size > 1 else [window]:
+        for batch in of_network_size(window, batch_size, network_size) if batch_size > 1 else [window]:
             if todo.isdisjoint(image.id for image in batch):
                 skipped += len(batch)
                 continue
@@ -68,22 +72,23 @@ def plan_batches(
             skipped = 0
 
 
-def _same_size(
-    images: Sequence[ListedImage], batch_size: int, network_size: Callable[[ListedImage], Any]
-) -> Iterator[Sequence[ListedImage]]:
-    groups: dict[Any, list[ListedImage]] = {}
+def of_network_size(
+    images: Sequence[Image], batch_size: int, network_size: Callable[[Image], Any]
+) -> Iterator[Sequence[Image]]:
+    """The images of a window in batches of one network size, as far as it is known before they are decoded."""
+    groups: dict[Any, list[Image]] = {}
     for image in images:
         try:
             key = network_size(image)
         except ImageError:
-            key = image.id  # it will fail when it is decoded, alone
+            key = object()  # it will fail when it is decoded, alone
         groups.setdefault(key, []).append(image)
     for group in groups.values():
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]
 
 
-def of_one_size(items: Iterable[Item]) -> Iterator[list[tuple[Item, NetworkInput]]]:
+def of_one_size(items: Iterable[Item[Image]]) -> Iterator[list[tuple[Item[Image], NetworkInput]]]:
     """The items that were read, in groups of one network size: a header may lie, what was decoded decides."""
     read = [(item, item.outcome) for item in items if isinstance(item.outcome, NetworkInput)]
     read.sort(key=lambda pair: pair[1].pixels.shape)
@@ -92,12 +97,12 @@ def of_one_size(items: Iterable[Item]) -> Iterator[list[tuple[Item, NetworkInput
 
 
 def read_ahead(
-    batches: Iterable[tuple[Sequence[ListedImage], int]],
-    load: Load,
+    batches: Iterable[tuple[Sequence[Image], int]],
+    load: Load[Image],
     workers: int,
     progress: Progress,
     stopping: threading.Event,
-) -> Iterator[list[Item]]:
+) -> Generator[list[Item[Image]]]:
     """Batches decoded by a pool of threads, in order, at most about two images per worker and one batch ahead.
 
     Ends early when ``stopping`` is set."""
@@ -114,16 +119,16 @@ def read_ahead(
 
 
 def _started(
-    pool: ThreadPoolExecutor, load: Load, batches: Iterable[tuple[Sequence[ListedImage], int]], progress: Progress
-) -> Iterator[list[Future[Item]]]:
+    pool: ThreadPoolExecutor, load: Load[Image], batches: Iterable[tuple[Sequence[Image], int]], progress: Progress
+) -> Iterator[list[Future[Item[Image]]]]:
     for batch, skipped in batches:
         progress.skip(skipped)
         yield [pool.submit(load, image) for image in batch]
 
 
-def _started_ahead(started: Iterator[list[Future[Item]]], most: int) -> Iterator[list[Future[Item]]]:
+def _started_ahead(started: Iterator[list[Future[Item[Image]]]], most: int) -> Iterator[list[Future[Item[Image]]]]:
     """The same, a batch and about ``most`` images before they are asked for."""
-    waiting: deque[list[Future[Item]]] = deque()
+    waiting: deque[list[Future[Item[Image]]]] = deque()
     for futures in started:
         waiting.append(futures)
         if len(waiting) > 1 and sum(map(len, waiting)) >= most:

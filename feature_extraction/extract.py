@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from .batching import Item, Load, of_one_size, plan_batches, read_ahead
+from .batching import Image, Item, Load, of_one_size, plan_batches, read_ahead
 from .config import Decoder
 from .detector.build import Detector
 from .errors import ImageError
@@ -44,7 +44,8 @@ class Extraction:
         batches = plan_batches(mine, todo, self.batch_size, self._network_size)
         with Writer(output, progress.clock) as writer:
             for items in read_ahead(batches, self._loader(progress.clock), self.workers, progress, stopping):
-                wanted = [item for item in self._computed(items, progress.clock) if item.image.id in todo]
+                done = computed(self.detector, self.computation, items, progress.clock)
+                wanted = [item for item in done if item.image.id in todo]
                 for item in wanted:
                     if isinstance(item.outcome, ImageError):
                         failures.append(Failure.of(item.image, str(item.outcome)))
@@ -56,8 +57,8 @@ class Extraction:
     def _network_size(self, image: ListedImage) -> tuple[int, int]:
         return self.computation.network_size(*size_opened(image.opened()))
 
-    def _loader(self, clock: Clock) -> Load:
-        def load(image: ListedImage) -> Item:
+    def _loader(self, clock: Clock) -> Load[ListedImage]:
+        def load(image: ListedImage) -> Item[ListedImage]:
             source = None
             try:
                 with clock("decode"):
@@ -70,9 +71,13 @@ class Extraction:
 
         return load
 
-    def _computed(self, items: list[Item], clock: Clock) -> Iterator[Item]:
-        yield from (item for item in items if isinstance(item.outcome, ImageError))
-        for same in of_one_size(items):
-            results = compute(self.detector, self.computation, [pixels for _, pixels in same], clock)
-            for (item, _), result in zip(same, results, strict=True):
-                yield item.now(result)
+
+def computed(
+    detector: Detector, computation: Computation, items: list[Item[Image]], clock: Clock
+) -> Iterator[Item[Image]]:
+    """The items of a batch with their features, those that could not be read as they are; in any order."""
+    yield from (item for item in items if isinstance(item.outcome, ImageError))
+    for same in of_one_size(items):
+        results = compute(detector, computation, [pixels for _, pixels in same], clock)
+        for (item, _), result in zip(same, results, strict=True):
+            yield item.now(result)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from . import catalog, machine
 from .config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, ExtractConfig
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from .loading import DetectorOnce
 
 Say = Callable[[str], None]
-MOST_WORKERS: Final = 4
-"""Decoding threads unless asked for otherwise. On an H100 with 16 processors grids in bfloat16 came at 262 images/s
-with 4, at 180 with 8: Pillow holds Python's lock for a quarter of its time, and what feeds the card waits for it."""
 
 
 def _silent(_: str) -> None:
@@ -206,7 +203,7 @@ def _extract_missing(
     size = config.spec.bytes_per_image(architecture.feature_dim, architecture.num_classes)
     output.check_room(len(prepared.listing.images), size)
     threads = use_threads(config.threads)
-    workers = config.workers or max(2, min(MOST_WORKERS, machine.threads()))
+    workers = config.workers or machine.decoding_threads()
     say(f"{workers} decoding threads, {threads} computing threads")
     extraction = Extraction(
         detector=prepared.detector.detector, computation=computation_of(config.spec), decode=config.decode,

@@ -52,15 +52,16 @@ from .quiet import quiet_pillow, too_large
 from .unknown import what_it_is
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
+"""A path; a PIL image, of which the current frame is meant; or a uint8 array (H, W), (H, W, 1) or (H, W, 3) in RGB."""
 
 FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 """Raster formats Pillow may try (JPEG includes MPO). No others: EPS, for one, would start Ghostscript."""
 
 
-def decode_image(source: str | os.PathLike[str] | Image.Image | npt.NDArray[Any], mode: Decoder = "proper") -> Pixels:
+def decode_image(source: ImageLike, mode: Decoder = "proper") -> Pixels:
     """RGB pixels of one image.
 
-    ``source``: a path, a PIL image (its current frame) or a uint8 array, (H, W), (H, W, 1) or (H, W, 3) RGB.
     Returns (H, W, 3) RGB, original frame, C contiguous, writable: uint8, or float32 for the modes that
     ``as_published`` reads with more than 8 bits. Raises ImageError. Safe to call from many threads.
     """
@@ -71,6 +72,16 @@ def decode_image(source: str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
         with quiet_pillow():
             return _from_pil(source, mode)
     return read_image(source, mode)[0]
+
+
+def size_of(source: ImageLike) -> tuple[int, int]:
+    """(H, W) in pixels, as far as it can be told without decoding. Raises ImageError."""
+    if isinstance(source, np.ndarray):
+        height, width = source.shape[:2] if source.ndim >= 2 else (0, 0)
+        return int(height), int(width)
+    if isinstance(source, Image.Image):
+        return source.height, source.width
+    return read_size(source)
 
 
 def read_image(path: str | os.PathLike[str], mode: Decoder = "proper") -> tuple[Pixels, Source]:

@@ -12,6 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_extraction.errors import VocabularyError
+
 from . import nearest
 from .blocks import Indices, Rows
 from .matching import Matching, match
@@ -76,7 +78,8 @@ class Comparison:
 def compare(ours: Rows, theirs: Rows, file: FeatureFile, images: Indices, *, device: str, tick: Callable[[int], None]) -> Comparison:  # fmt: skip # noqa: E501
     """Compare the centroids ``ours`` and ``theirs`` on the rows of these images (their places in ``file.ids``).
 
-    ``tick`` hears how many rows were done. Raises StoreError for rows that cannot be read or are not finite."""
+    ``tick`` hears how many rows were done. Raises StoreError for rows that cannot be read or are not finite,
+    VocabularyError for centroids that are beyond all measure."""
     matching = match(ours, theirs)
     sides = [_Running(centroids, device) for centroids in (ours, theirs)]
     common = np.zeros(len(ours), np.int64)
@@ -88,6 +91,8 @@ def compare(ours: Rows, theirs: Rows, file: FeatureFile, images: Indices, *, dev
         common += np.bincount(mine[matching.partner[mine] == yours], minlength=len(ours))
         tick(len(block))
     file.refuse_if_changed()
+    if not all(np.isfinite(side.objective) for side in sides):
+        raise VocabularyError("distances to the centroids are beyond float32: these are no words of such features")
     first, second = (Side(s.objective, s.sizes, s.near) for s in sides)
     return Comparison(first, second, matching, len(images) * file.rows_per_image, len(images), common)
 

@@ -2,15 +2,15 @@
 
 Shapes: m centroids a (m, d) and n centroids b (n, d), float32; distances are L2, not squared.
 
-**The matching.** Two words that are each other's nearest are matched; then the same among the words that are left, until
-one side has none. So no two words are nearer to each other than both are to their partners: of two that are not matched
-with each other, the one that was matched first took the nearest of those then free, and the other was among them. It is
-also what one gets by going through all m n pairs from the nearest on (of equal ones by a's number, then b's) and taking
-each whose words are both free: two mutual nearest words come before every pair that could take one of them away.
+**The matching.** Two words that are each other's nearest are matched; then the same among the words that are left,
+until one side has none. So no two words are nearer to each other than both are to their partners: of two that are not
+matched with each other, the one that was matched first took the nearest of those then free, and the other was among
+them. It is also what one gets by going through all m n pairs from the nearest on (of equal ones by a's number, then by
+b's) and taking each whose words are both free: two mutual nearest words come before every pair with one of them.
 
 The assignment of least total distance is another one: it tears near pairs apart so that far ones get a little nearer,
-which says less about which word is which. How far the two can differ is bounded by ``least_mean``. At 10,000 x 2048, made
-up: 9 s here against 43 s for scipy's linear_sum_assignment, whose mean distance is 0.4 % smaller.
+which says less about which word is which. How far the two can differ is bounded by ``least_mean``. At 10,000 x 2048,
+made up: 9 s here against 43 s for scipy's linear_sum_assignment, whose mean distance is 0.4 % smaller.
 """
 
 from __future__ import annotations

@@ -34,6 +34,8 @@ NAME: Final = "vis_emb.weight"
 FETCH: Final = "make download-pretrained"
 DEEPEST: Final = 4
 """Dictionaries inside one another that are looked into."""
+Shape = tuple[int | None, int]
+"""Words and numbers of each; None: any number of words."""
 MOST_NAMED: Final = 40
 """Tensors named in an error."""
 
@@ -43,7 +45,7 @@ def default_weights(datasets: Path) -> Path:
     return datasets / "x-lxmert" / catalog.PRETRAINED_URL.rpartition("/")[2]
 
 
-def centroids_in(path: Path, shape: tuple[int, int], tensor: str | None = None) -> tuple[Rows, str]:
+def centroids_in(path: Path, shape: Shape, tensor: str | None = None) -> tuple[Rows, str]:
     """The centroids (k, d) = ``shape`` in a weight file, and the tensor's name. Raises CheckpointError.
 
     ``tensor``: its name; None: ``vis_emb.weight`` with anything before it or, where there is none, the only tensor of
@@ -78,15 +80,16 @@ def named_tensors(document: object) -> dict[str, Tensor]:
     return found
 
 
-def _only_candidate(path: Path, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> str:
+def _only_candidate(path: Path, tensors: Mapping[str, Tensor], shape: Shape) -> str:
     """The name of the centroids. Raises CheckpointError where there is none, or more than one."""
     named = [name for name in tensors if f".{name}".endswith(f".{NAME}")]
-    candidates = named or [name for name, tensor in tensors.items() if tuple(tensor.shape) == shape]
-    wanted = f"{NAME} {list(shape)}"
+    candidates = named or [name for name, tensor in tensors.items() if _fits(tensor, shape)]
+    wanted = f"{NAME} {_shown(shape)}"
     if not candidates:
         raise CheckpointError(
             f"{path} holds neither {wanted} nor another tensor of that shape; {_named(tensors)}. Another file, "
-            f"perhaps, or weights trained without visual words: {FETCH} fetches X-LXMERT's own, --tensor NAME takes another one"
+            f"perhaps, or weights trained without visual words: {FETCH} fetches X-LXMERT's own, "
+            "--tensor NAME takes another one"
         )
     first, *others = candidates
     if any(not _equal(tensors[first], tensors[name]) for name in others):
@@ -95,17 +98,25 @@ def _only_candidate(path: Path, tensors: Mapping[str, Tensor], shape: tuple[int,
     return first
 
 
+def _fits(tensor: Tensor, shape: Shape) -> bool:
+    return tensor.ndim == 2 and tuple(tensor.shape) == (shape[0] or tensor.shape[0], shape[1])
+
+
+def _shown(shape: Shape) -> str:
+    return f"[{shape[0] or 'any'}, {shape[1]}]"
+
+
 def _equal(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are one, as those are that X-LXMERT ties."""
     return a.dtype == b.dtype and a.equal(b)
 
 
-def _checked(path: Path, name: str, tensor: Tensor, shape: tuple[int, int]) -> Rows:
+def _checked(path: Path, name: str, tensor: Tensor, shape: Shape) -> Rows:
     import torch
 
     what = f"{path}: {_told(name, tensor)}"
-    if tuple(tensor.shape) != shape:
-        raise CheckpointError(f"{what}, expected {list(shape)}: --n_centroids and --feat_dim ask for another size")
+    if not _fits(tensor, shape):
+        raise CheckpointError(f"{what}, expected {_shown(shape)}: weights of another size, or another tensor")
     if tensor.dtype != torch.float32:
         raise CheckpointError(f"{what} of {str(tensor.dtype).removeprefix('torch.')}, expected float32")
     if not bool(tensor.isfinite().all()):

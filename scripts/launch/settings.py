@@ -50,6 +50,8 @@ SETTINGS: Final = (
     Setting("KMEANS_SRC", "features to cluster", "mscoco_train"),
     Setting("KMEANS_TGT", "features to assign", "mscoco_train mscoco valid vg"),
     Setting("KMEANS_FLAGS", "further flags of run_kmeans.py"),
+    Setting("PAPER_FLAGS", "further flags of make paper-vocabulary"),
+    Setting("VERIFY_KMEANS_FLAGS", "further flags of make verify-kmeans"),
     Setting("VERIFY_FLAGS", "further flags of make verify"),
     Setting("PARITY_IMAGES", "images for make parity (DATASETS/COCO/images/val2014)"),
     Setting("PARITY_FLAGS", "further flags of make parity"),

@@ -58,7 +58,10 @@ shell: ## a shell inside the image, with the data
 download: ## the detector's checkpoint and configuration
 	$(call launch,$@)
 
-download-pretrained: ## X-LXMERT's weights, which hold the paper's centroids
+download-pretrained: ## X-LXMERT's weights, which hold the paper's centroids, and its image generator's
+	$(call launch,$@)
+
+download-annotations: ## the texts that x-lxmert reads beside the features: LXMERT's annotation files
 	$(call launch,$@)
 
 download-features: ## all 16 published feature files (477 GB), for make verify

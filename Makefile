@@ -58,7 +58,10 @@ shell: ## a shell inside the image, with the data
 download: ## the detector's checkpoint and configuration
 	$(call launch,$@)
 
-download-pretrained: ## X-LXMERT's weights, which hold the paper's centroids
+download-pretrained: ## X-LXMERT's weights, which hold the paper's centroids, and its image generator's
+	$(call launch,$@)
+
+download-annotations: ## the texts that x-lxmert reads beside the features: LXMERT's annotation files
 	$(call launch,$@)
 
 download-features: ## all 16 published feature files (477 GB), for make verify
@@ -85,6 +88,12 @@ check: ## read every file that was made bit by bit
 
 ##@ The visual vocabulary and the proof
 kmeans: ## the published k-means: 10,000 centroids, and every image's cluster indices
+	$(call launch,$@)
+
+paper-vocabulary: ## the paper's centroids out of X-LXMERT's weights, and every image's cluster indices
+	$(call launch,$@)
+
+verify-kmeans: ## own centroids against the paper's
 	$(call launch,$@)
 
 verify: ## own feature files against the published ones
@@ -117,4 +126,4 @@ lock: setup ## write every lock file from the pins in pyproject.toml
 
 FORCE:
 .PHONY: help setup demo docker-build image-save image-test shell download download-pretrained download-features \
-        download-images extract-all check kmeans verify parity report gpu-test lint test test-fast test-faults lock FORCE
+        download-images extract-all check kmeans paper-vocabulary verify-kmeans verify parity report gpu-test lint test test-fast test-faults lock FORCE

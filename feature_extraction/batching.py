@@ -11,14 +11,14 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from .errors import ImageError
 from .features import Arrays, NetworkInput
-from .images.listing import ImageFile
+from .images.listed import ListedImage
 from .progress import Progress
 from .storage.source import Source
 
@@ -26,25 +26,29 @@ WINDOW: int = 8
 """Batches per window: enough for images of one size to find each other."""
 
 
+Image = TypeVar("Image")
+"""What tells an image: a file of a listing, or one of a stream."""
+
+
 @dataclass(frozen=True)
-class Item:
+class Item(Generic[Image]):
     """One image on its way, with what has become of it so far."""
 
-    image: ImageFile
+    image: Image
     outcome: NetworkInput | Arrays | ImageError
     source: Source | None = None
     """What was read; None where nothing could be."""
 
-    def now(self, outcome: Arrays | ImageError) -> Item:
+    def now(self, outcome: Arrays | ImageError) -> Item[Image]:
         """The same image, one step on."""
         return replace(self, outcome=outcome)
 
 
-Load = Callable[[ImageFile, Collection[int]], dict[int, Item]]
-"""Reads one image for the passes of these numbers; never raises ImageError, the items carry it."""
+Loaded = TypeVar("Loaded")
+"""What reading one image gives: an item, or one for each pass. An ImageError is never raised, the item carries it."""
 
 
-def windows(images: Sequence[ImageFile], batch_size: int, index: int, count: int) -> Iterator[Sequence[ImageFile]]:
+def windows(images: Sequence[ListedImage], batch_size: int, index: int, count: int) -> Iterator[Sequence[ListedImage]]:
     """The windows of process ``index`` of ``count``."""
     size = 1 if batch_size == 1 else WINDOW * batch_size
     for number, start in enumerate(range(0, len(images), size)):
@@ -58,29 +62,32 @@ class Pass:
 
     todo: set[str]
     """Ids of the images that something is computed of."""
-    network_size: Callable[[ImageFile], Any]
+    network_size: Callable[[ListedImage], Any]
+
+
+Batch = tuple[int, Sequence[ListedImage]]
+"""The number of its pass, and its images."""
 
 
 @dataclass(frozen=True)
 class Chunk:
     """Images that are read together, once, and all batches that are computed of them."""
 
-    batches: Sequence[tuple[int, Sequence[ImageFile]]]
-    """Each with the number of its pass."""
+    batches: Sequence[Batch]
     skipped: int = 0
     """Images that were passed over before it."""
 
     @property
-    def images(self) -> dict[str, tuple[ImageFile, list[int]]]:
-        """By id, each with the passes that need it."""
-        found: dict[str, tuple[ImageFile, list[int]]] = {}
+    def images(self) -> list[tuple[ListedImage, list[int]]]:
+        """Each with the passes that need it."""
+        found: dict[str, tuple[ListedImage, list[int]]] = {}
         for number, batch in self.batches:
             for image in batch:
                 found.setdefault(image.id, (image, []))[1].append(number)
-        return found
+        return list(found.values())
 
 
-def plan_batches(mine: Iterable[Sequence[ImageFile]], passes: Sequence[Pass], batch_size: int) -> Iterator[Chunk]:
+def plan_batches(mine: Iterable[Sequence[ListedImage]], passes: Sequence[Pass], batch_size: int) -> Iterator[Chunk]:
     """The batches of these windows that have something to do. A pass has the batches that it has alone."""
     skipped = 0
     for window in mine:
@@ -88,7 +95,7 @@ def plan_batches(mine: Iterable[Sequence[ImageFile]], passes: Sequence[Pass], ba
             (number, batch)
             for number, one in enumerate(passes)
             if not one.todo.isdisjoint(image.id for image in window)
-            for batch in (_same_size(window, batch_size, one.network_size) if batch_size > 1 else [window])
+            for batch in (of_network_size(window, batch_size, one.network_size) if batch_size > 1 else [window])
             if not one.todo.isdisjoint(image.id for image in batch)
         ]
         skipped += len(window) - len({image.id for _, batch in batches for image in batch})
@@ -97,9 +104,9 @@ def plan_batches(mine: Iterable[Sequence[ImageFile]], passes: Sequence[Pass], ba
             skipped = 0
 
 
-def _connected(batches: Sequence[tuple[int, Sequence[ImageFile]]]) -> list[list[tuple[int, Sequence[ImageFile]]]]:
+def _connected(batches: Sequence[Batch]) -> list[list[Batch]]:
     """The batches in groups that have no image in common; those of one pass alone are groups by themselves."""
-    groups: list[tuple[set[str], list[tuple[int, Sequence[ImageFile]]]]] = []
+    groups: list[tuple[set[str], list[Batch]]] = []
     for number, batch in batches:
         ids, together = {image.id for image in batch}, [(number, batch)]
         for group in [g for g in groups if not g[0].isdisjoint(ids)]:
@@ -110,22 +117,23 @@ def _connected(batches: Sequence[tuple[int, Sequence[ImageFile]]]) -> list[list[
     return [together for _, together in groups]
 
 
-def _same_size(
-    window: Sequence[ImageFile], batch_size: int, network_size: Callable[[ImageFile], Any]
-) -> Iterator[Sequence[ImageFile]]:
-    groups: dict[Any, list[ImageFile]] = {}
-    for image in window:
+def of_network_size(
+    images: Sequence[Image], batch_size: int, network_size: Callable[[Image], Any]
+) -> Iterator[Sequence[Image]]:
+    """The images of a window in batches of one network size, as far as it is known before they are decoded."""
+    groups: dict[Any, list[Image]] = {}
+    for image in images:
         try:
             key = network_size(image)
         except ImageError:
-            key = image.id  # it will fail when it is decoded, alone
+            key = object()  # it will fail when it is decoded, alone
         groups.setdefault(key, []).append(image)
     for group in groups.values():
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]
 
 
-def of_one_size(items: Iterable[Item]) -> Iterator[list[tuple[Item, NetworkInput]]]:
+def of_one_size(items: Iterable[Item[Image]]) -> Iterator[list[tuple[Item[Image], NetworkInput]]]:
     """The items that were read, in groups of one network size: a header may lie, what was decoded decides."""
     read = [(item, item.outcome) for item in items if isinstance(item.outcome, NetworkInput)]
     read.sort(key=lambda pair: pair[1].pixels.shape)
@@ -134,38 +142,43 @@ def of_one_size(items: Iterable[Item]) -> Iterator[list[tuple[Item, NetworkInput
 
 
 def read_ahead(
-    chunks: Iterable[Chunk], load: Load, workers: int, progress: Progress, stopping: threading.Event
-) -> Iterator[list[tuple[int, list[Item]]]]:
-    """The batches of each chunk, each with the number of its pass, read by a pool of threads: in order, at most about
-    two images per worker and one chunk ahead.
+    batches: Iterable[tuple[Sequence[Image], int]],
+    load: Callable[[Image], Loaded],
+    workers: int,
+    progress: Progress,
+    stopping: threading.Event,
+) -> Generator[list[Loaded]]:
+    """Batches decoded by a pool of threads, in order, at most about two images per worker and one batch ahead.
 
     Ends early when ``stopping`` is set."""
     pool = ThreadPoolExecutor(workers, "decode")
     try:
-        for chunk, futures in _started_ahead(_started(pool, load, chunks, progress), 2 * workers):
+        for futures in _started_ahead(_started(pool, load, batches, progress), 2 * workers):
             with progress.clock("wait for decode"):
-                items = {image_id: future.result() for image_id, future in futures.items() if not stopping.is_set()}
+                items = [future.result() for future in futures if not stopping.is_set()]
             if stopping.is_set():
                 return
-            yield [(number, [items[image.id][number] for image in batch]) for number, batch in chunk.batches]
+            yield items
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-Started = tuple[Chunk, dict[str, Future[dict[int, Item]]]]
+def _started(
+    pool: ThreadPoolExecutor,
+    load: Callable[[Image], Loaded],
+    batches: Iterable[tuple[Sequence[Image], int]],
+    progress: Progress,
+) -> Iterator[list[Future[Loaded]]]:
+    for batch, skipped in batches:
+        progress.skip(skipped)
+        yield [pool.submit(load, image) for image in batch]
 
 
-def _started(pool: ThreadPoolExecutor, load: Load, chunks: Iterable[Chunk], progress: Progress) -> Iterator[Started]:
-    for chunk in chunks:
-        progress.skip(chunk.skipped)
-        yield chunk, {image_id: pool.submit(load, *needed) for image_id, needed in chunk.images.items()}
-
-
-def _started_ahead(started: Iterator[Started], most: int) -> Iterator[Started]:
-    """The same, a chunk and about ``most`` images before they are asked for."""
-    waiting: deque[Started] = deque()
-    for chunk in started:
-        waiting.append(chunk)
-        if len(waiting) > 1 and sum(len(futures) for _, futures in waiting) >= most:
+def _started_ahead(started: Iterator[list[Future[Loaded]]], most: int) -> Iterator[list[Future[Loaded]]]:
+    """The same, a batch and about ``most`` images before they are asked for."""
+    waiting: deque[list[Future[Loaded]]] = deque()
+    for futures in started:
+        waiting.append(futures)
+        if len(waiting) > 1 and sum(map(len, waiting)) >= most:
             yield waiting.popleft()
     yield from waiting

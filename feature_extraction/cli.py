@@ -59,7 +59,7 @@ def _add_flags(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
     add("--precision", choices=PRECISIONS, default=DEFAULTS["precision"], help="%(default)s is the published arithmetic; the others are faster and drift")  # fmt: skip # noqa: E501
     add("--engine", choices=ENGINES, default=DEFAULTS["engine"], help="(%(default)s)")
     add("--decode", choices=DECODERS, default=DEFAULTS["decode"], help="how palette images and such are read (%(default)s)")  # fmt: skip # noqa: E501
-    add("--workers", type=int, default=DEFAULTS["workers"], help="decoding threads (by the usable processors)")
+    add("--workers", type=int, default=DEFAULTS["workers"], help="decoding threads (by the processors, at most 4)")
     add("--threads", type=int, default=DEFAULTS["threads"], help="computing threads on a CPU (the same)")
     add("--shard", type=share, default=DEFAULTS["shard"], metavar="i/n", help="do the i-th of n shares (job arrays)")
     add("--output", type=Path, help="another .h5 file than the published one")

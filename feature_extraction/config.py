@@ -177,12 +177,13 @@ class ExtractConfig:
     """One extraction. Defaults are the published ones."""
 
     spec: Spec
-    images: Path
-    """Folder of images, one image, or a list file (.txt, one path a line)."""
+    images: str | Path
+    """Folder of images, one image, a list file (.txt, one path a line), a .tar or a series of them
+    (``cc3m/{00000..00331}.tar``), or the address of one (``s3://...``; a str)."""
     pattern: str = "*"
     recursive: bool = True
     output: Path
-    """The feature file, .h5."""
+    """The feature file, .h5; of tars the folder of their feature files."""
     dataset: str = "images"
     split: str = ""
     decode: Decoder = "proper"

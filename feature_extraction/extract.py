@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
-from .batching import Item, Load, Pass, of_one_size, plan_batches, read_ahead
+from .batching import Chunk, Image, Item, Pass, of_one_size, plan_batches, read_ahead
 from .config import Decoder
 from .detector.build import Detector
 from .errors import ImageError
 from .features import Computation, NetworkInput, compute_all, page_locked
-from .images.decode import Pixels, read_image, read_size
-from .images.listing import Failure, ImageFile
+from .images.decode import Pixels, read_opened, size_opened
+from .images.listed import Failure, ListedImage
 from .progress import Clock, Progress
 from .storage.output import Output
 from .writing import Writer
@@ -31,6 +32,12 @@ class Target:
     """Which of them gave no features, as far as the extraction has come."""
 
 
+Needed = tuple[ListedImage, list[int]]
+"""An image, and the numbers of the passes that it is read for."""
+OfPasses = dict[int, Item[ListedImage]]
+"""One image on its way in each of them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Extraction:
     """How images become features."""
@@ -43,7 +50,7 @@ class Extraction:
 
     def run(
         self,
-        mine: Iterable[Sequence[ImageFile]],
+        mine: Iterable[Sequence[ListedImage]],
         targets: Sequence[Target],
         progress: Progress,
         stopping: threading.Event,
@@ -53,55 +60,56 @@ class Extraction:
 
         Ends early, with everything computed so far on the disk, when ``stopping`` is set."""
         passes = _by_input(targets)
-        chunks = plan_batches(mine, [_planned(sharing) for sharing in passes], self.batch_size)
+        chunks, to_read = itertools.tee(plan_batches(mine, [_planned(sharing) for sharing in passes], self.batch_size))
+        images = ((chunk.images, chunk.skipped) for chunk in to_read)
+        load = self._loader(passes, progress.clock)
         with ExitStack() as stack:
             writers = [stack.enter_context(Writer(target.output, progress.clock)) for target in targets]
             write = {id(target): writer for target, writer in zip(targets, writers, strict=True)}
-            for batches in read_ahead(chunks, self._loader(passes, progress.clock), self.workers, progress, stopping):
+            reader = stack.enter_context(closing(read_ahead(images, load, self.workers, progress, stopping)))
+            for read, chunk in zip(reader, chunks, strict=False):  # the reader ends early when it is stopped
                 through = set()
-                for number, items in batches:
-                    for target, item in self._computed(passes[number], items, progress.clock):
-                        through.add(item.image.id)
-                        if isinstance(item.outcome, ImageError):
-                            target.failures.append(Failure.of(item.image, str(item.outcome)))
-                        else:
-                            write[id(target)].put(item)
+                for target, item in self._computed(passes, chunk, read, progress.clock):
+                    through.add(item.image.id)
+                    if isinstance(item.outcome, ImageError):
+                        target.failures.append(Failure.of(item.image, str(item.outcome)))
+                    else:
+                        write[id(target)].put(item)
                 progress.advance(len(through), sum(len(target.failures) for target in targets))
 
-    def _loader(self, passes: Sequence[Sequence[Target]], clock: Clock) -> Load:
+    def _loader(self, passes: Sequence[Sequence[Target]], clock: Clock) -> Callable[[Needed], OfPasses]:
         """Reads one image and resizes it for each pass."""
 
-        def load(image: ImageFile, numbers: Collection[int]) -> dict[int, Item]:
+        def load(needed: Needed) -> OfPasses:
+            image, numbers = needed
             source = None
             try:
                 with clock("decode"):
-                    rgb, source = read_image(image.path, self.decode)
+                    rgb, source = read_opened(image.opened_for_good(), self.decode)
             except ImageError as error:
-                return dict.fromkeys(numbers, Item(image, error, source))
-            return {number: Item(image, resized(image, passes[number], rgb), source) for number in numbers}
+                return {number: Item(image, error, source) for number in numbers}
+            return {number: Item(image, resized(image.id, passes[number][0], rgb), source) for number in numbers}
 
-        def resized(image: ImageFile, sharing: Sequence[Target], rgb: Pixels) -> NetworkInput | ImageError:
+        def resized(image_id: str, target: Target, rgb: Pixels) -> NetworkInput | ImageError:
             try:
                 with clock("resize"):
-                    pixels = sharing[0].computation.network_input(rgb, image.id)
-                    return page_locked(pixels, self.detector.device)
+                    return page_locked(target.computation.network_input(rgb, image_id), self.detector.device)
             except ImageError as error:
                 return error
 
         return load
 
-    def _computed(self, sharing: Sequence[Target], items: list[Item], clock: Clock) -> Iterator[tuple[Target, Item]]:
-        """What became of the items of one batch, for each target that lacks them."""
-        ids = {item.image.id for item in items}
-        lacking = [target for target in sharing if not target.todo.isdisjoint(ids)]
-        done = [(target, item) for item in items if isinstance(item.outcome, ImageError) for target in lacking]
-        for same in of_one_size(items):
-            of_each = compute_all(
-                self.detector, [t.computation for t in lacking], [pixels for _, pixels in same], clock
-            )
-            for target, results in zip(lacking, of_each, strict=True):
-                done += [(target, item.now(result)) for (item, _), result in zip(same, results, strict=True)]
-        yield from ((target, item) for target, item in done if item.image.id in target.todo)
+    def _computed(
+        self, passes: Sequence[Sequence[Target]], chunk: Chunk, read: Sequence[OfPasses], clock: Clock
+    ) -> Iterator[tuple[Target, Item[ListedImage]]]:
+        """What became of the images of a chunk, for each target that lacks them."""
+        of_image = {image.id: items for (image, _), items in zip(chunk.images, read, strict=True)}
+        for number, batch in chunk.batches:
+            ids = {image.id for image in batch}
+            lacking = [target for target in passes[number] if not target.todo.isdisjoint(ids)]
+            items = [of_image[image.id][number] for image in batch]
+            done = computed_all(self.detector, [target.computation for target in lacking], items, clock)
+            yield from ((lacking[n], item) for n, item in done if item.image.id in lacking[n].todo)
 
 
 def _by_input(targets: Sequence[Target]) -> list[list[Target]]:
@@ -113,5 +121,23 @@ def _by_input(targets: Sequence[Target]) -> list[list[Target]]:
 
 
 def _planned(sharing: Sequence[Target]) -> Pass:
-    network_size = sharing[0].computation.network_size
-    return Pass(set().union(*(target.todo for target in sharing)), lambda image: network_size(*read_size(image.path)))
+    size = sharing[0].computation.network_size
+    return Pass(set().union(*(target.todo for target in sharing)), lambda image: size(*size_opened(image.opened())))
+
+
+def computed(
+    detector: Detector, computation: Computation, items: list[Item[Image]], clock: Clock
+) -> Iterator[Item[Image]]:
+    """The items of a batch with their features, those that could not be read as they are; in any order."""
+    yield from (item for _, item in computed_all(detector, [computation], items, clock))
+
+
+def computed_all(
+    detector: Detector, computations: Sequence[Computation], items: list[Item[Image]], clock: Clock
+) -> Iterator[tuple[int, Item[Image]]]:
+    """The same for several computations of one network input, each item with the place of its computation."""
+    yield from ((n, item) for item in items for n in range(len(computations)) if isinstance(item.outcome, ImageError))
+    for same in of_one_size(items):
+        of_each = compute_all(detector, computations, [pixels for _, pixels in same], clock)
+        for n, results in enumerate(of_each):
+            yield from ((n, item.now(result)) for (item, _), result in zip(same, results, strict=True))

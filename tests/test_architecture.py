@@ -25,12 +25,12 @@ _FLOORS = """
     feature_extraction.storage.output
     feature_extraction.detector
     feature_extraction.images
-    feature_extraction.draw
+    feature_extraction.drawing
     feature_extraction.given
     feature_extraction.regions feature_extraction.progress feature_extraction.provenance feature_extraction.compare
     feature_extraction.features
-    feature_extraction.batching feature_extraction.writing
-    feature_extraction.extract
+    feature_extraction.loading feature_extraction.batching feature_extraction.writing
+    feature_extraction.extract feature_extraction.streaming
     feature_extraction.pipeline
     feature_extraction.api
     feature_extraction.cli

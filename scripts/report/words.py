@@ -157,7 +157,7 @@ def _read(path: Path, entries: list[FeatureEntry]) -> Vocabulary:
     """The vocabulary of these centroids. Raises VocabularyError where the file holds none."""
     name = NAME.fullmatch(path.stem)
     assert name is not None
-    stats = _statistics(path.with_name(path.name + ".stats.json"))
+    stats = _statistics(results.stats_of(path))
     vocabulary = Vocabulary(path, results.load_centroids(path, int(name["k"]), int(name["d"])), int(name["g"]), stats)
     with_ids, without = results.image_clusters_beside(path), _indices_beside(path, name)
     for target in sorted({*with_ids, *without}):

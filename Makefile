@@ -123,4 +123,5 @@ lock: setup ## write every lock file from the pins in pyproject.toml
 
 FORCE:
 .PHONY: help setup demo docker-build image-save image-test shell download download-pretrained download-features \
-        download-images extract-all check kmeans paper-vocabulary verify-kmeans verify parity report gpu-test lint test test-fast test-faults lock FORCE
+        download-images extract-all check kmeans paper-vocabulary verify-kmeans verify parity report gpu-test lint \
+        test test-fast test-faults lock FORCE

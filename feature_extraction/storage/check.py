@@ -23,6 +23,7 @@ from .. import catalog
 from ..errors import StoreError, UsageError
 from ..machine import usable_cpus
 from . import guard, store
+from .half import FEATURES_DTYPE
 from .reader import ArrayReader
 
 LARGE: Final = 256 << 20
@@ -191,6 +192,10 @@ def _usual(layouts: Counter[str], made: dict[str, Any]) -> Layout:
         usual[name] = [dtype, most.get(name, [dtype, None])[1]]
     for name in OPTIONAL.keys() & most.keys():
         usual[name] = [OPTIONAL[name], most[name][1]]
+    if made.get(FEATURES_DTYPE) == "float16":
+        for name in usual:
+            if name.startswith("features"):
+                usual[name][0] = "<f2"
     features = usual["features"][1]
     if features is not None:
         grid, boxes = made.get("grid_size"), made.get("num_boxes")

@@ -23,8 +23,8 @@ from .form import Format
 from .places import Lines
 
 NO_ATTRIBUTES = (
-    "attrs_id and attrs_conf are zeros: this detector's recipes have no attributes (LXMERT's pretraining loss of them is "
-    "0, its other programs do not read them)"
+    "attrs_id and attrs_conf are zeros: this detector's recipes have no attributes (LXMERT's pretraining loss of them "
+    "is 0, its other programs do not read them)"
 )
 NO_CONFIDENCE = (
     "objects_conf is zeros: the file holds neither cls_prob nor obj_conf (LXMERT's pretraining loss of objects is 0, "

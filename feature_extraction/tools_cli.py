@@ -48,7 +48,7 @@ def export(argv: Sequence[str]) -> int:
     add("--ids", type=Path, metavar="LIST.txt", help="only these images, in this order, one id a line")
     add("--features", default=ExportConfig.features, metavar="ARRAY", help="the array that becomes the features, as features_fc7 (%(default)s)")  # fmt: skip # noqa: E501
     add("--split", default=ExportConfig.split, help="fga-h5: train, val or test")
-    add("--quirks", nargs="+", default=[], metavar="QUIRK", help="older forms and slips of the published programs, by name")  # fmt: skip # noqa: E501
+    add("--quirks", action="append", default=[], metavar="QUIRK", help="an older form or a slip of the published programs")  # fmt: skip # noqa: E501
     add("--per-file", type=positive, default=IMAGES_PER_FILE, help="images in one file of safetensors, webdataset (%(default)s)")  # fmt: skip # noqa: E501
     args = parser.parse_args(argv)
     config = ExportConfig(**{**vars(args), "quirks": tuple(args.quirks)})
@@ -156,7 +156,9 @@ def split(argv: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--parts", type=positive, metavar="N")
-    how.add_argument("--ids", nargs="+", type=Path, metavar="LIST.txt", help="ids, one a line")
+    how.add_argument(
+        "--ids", action="append", type=Path, metavar="LIST.txt", help="ids, one a line; once for each file"
+    )
     args = parser.parse_args(argv)
     with explained():
         from .exports.keys import read_ids

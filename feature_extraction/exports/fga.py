@@ -19,6 +19,7 @@ from h5py import h5d, h5p, h5s, h5t
 
 from ..errors import StoreError
 from ..storage import files
+from ..storage.assemble import Sink
 from .entries import Entry
 from .form import Format, Piece
 
@@ -74,11 +75,17 @@ class Stacked:
         made.set_alloc_time(h5d.ALLOC_TIME_EARLY)
         made.set_fill_time(h5d.FILL_TIME_NEVER)
         made.set_obj_track_times(False)
-        with h5py.File(path, "w") as file:
-            file[self._names[1]] = names
-            h5d.create(
-                file.id, self._names[0].encode(), h5t.py_create(self._dtype), h5s.create_simple(self._shape), made
-            )
+        fd = os.open(path, os.O_RDWR)
+        try:
+            sink = Sink(fd)
+            with h5py.File(sink, "w") as file:
+                file[self._names[1]] = names
+                space = h5s.create_simple(self._shape)
+                h5d.create(file.id, self._names[0].encode(), h5t.py_create(self._dtype), space, made)
+        finally:
+            os.close(fd)
+        if sink.error is not None:
+            raise sink.error
 
     def _check(self) -> int:
         """The byte at which the features begin."""

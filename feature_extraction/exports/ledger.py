@@ -115,10 +115,6 @@ def record_path(output: Path) -> Path:
     return output.with_name(output.name + ".export.json")
 
 
-def write_record(output: Path, record: Mapping[str, Any]) -> None:
-    files.atomic_write(record_path(output), _text(record))
-
-
 def read_record(output: Path) -> dict[str, Any]:
     """What stands beside OUT; empty where nothing does."""
     try:
@@ -128,8 +124,11 @@ def read_record(output: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def publish(ledger: Ledger, output: Path) -> None:
-    """Let what is whole take its name, and remove the work folder. The lock is held."""
+def publish(ledger: Ledger, output: Path, record: Mapping[str, Any]) -> None:
+    """Let what is whole take its name, its record first, and remove the work folder. The lock is held."""
+    written = ledger.data.with_name("record.json")
+    files.atomic_write(written, _text(record))
+    written.replace(record_path(output))
     ledger.data.rename(output)
     files.sync_folder(output.parent)
     remove_work(output)

@@ -17,7 +17,7 @@ from ..storage.half import Loss
 from . import keys, spec
 from .entries import Entries
 from .form import Format, Piece, Place
-from .ledger import Ledger, open_ledger, publish, read_record, record_path, refuse_other, remove_work, write_record
+from .ledger import Ledger, open_ledger, publish, read_record, record_path, refuse_other, remove_work
 from .spec import ExportConfig
 from .table import FORMS
 
@@ -83,8 +83,7 @@ def export(config: ExportConfig, stopping: Stopping, tell: Callable[[int, int], 
             record = {**settings, "images": len(ids), "bytes": size, "notes": notes, "made": store.provenance(file)}
             if config.dtype == "float16":
                 record["loss"] = loss.described()
-            write_record(config.output, record)
-            publish(ledger, config.output)
+            publish(ledger, config.output, record)
     return Exported(len(ids), size, time.monotonic() - started, size - before, notes)
 
 

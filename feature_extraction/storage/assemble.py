@@ -204,10 +204,10 @@ def _length(journal: Path) -> int:
 
 
 def write_features(
-    path: Path, images: Iterable[tuple[str, Arrays, Source | None]], attributes: Mapping[str, Any]
+    path: Path, images: Iterable[tuple[str, Arrays, Source | None]], attributes: Mapping[str, Any], gzip: int = 0
 ) -> dict[str, Written]:
-    """Write a feature file to the empty file ``path``, synced; returns what was handed over, by image.
-    Raises OSError as the system gave it."""
+    """Write a feature file to the empty file ``path``, synced; returns what was handed over, by image. ``attributes``
+    are asked for behind the last image. Raises OSError as the system gave it."""
     written: dict[str, Written] = {}
     kinds: dict[Kind, Kind] = {}
     fd = os.open(path, os.O_RDWR)
@@ -216,7 +216,7 @@ def write_features(
         with h5py.File(sink, "w") as file:
             for image_id, arrays, source in images:
                 sums = {name: checksum(array) for name, array in arrays.items()}
-                store.write_image(file, image_id, arrays, source, sums)
+                store.write_image(file, image_id, arrays, source, sums, gzip)
                 kind = tuple((name, a.dtype.str, a.shape) for name, a in arrays.items())
                 written[image_id] = (kinds.setdefault(kind, kind), tuple(sums.values()))
                 if sink.error is not None:

@@ -46,6 +46,9 @@ SOURCE: Final = "source"
 CHECKSUMS: Final = "crc32"
 """Attribute of an image's group: its id, CRC-32 of the bytes of each of its arrays and of ``source``, as JSON."""
 
+SMALLEST_COMPRESSED: Final = 4096
+"""Bytes of an array below which compressing it makes it larger."""
+
 
 def work_dir(output: Path) -> Path:
     """Where the unfinished parts of ``output`` lie, beside it."""
@@ -162,13 +165,16 @@ def write_image(
     arrays: Mapping[str, NDArray[Any]],
     source: Source | None,
     checksums: Mapping[str, int],
+    gzip: int = 0,
 ) -> None:
-    """Write one image's group in the published layout, with what it was made from and the CRC-32 of each array."""
+    """Write one image's group in the published layout, with what it was made from and the CRC-32 of each array.
+    ``gzip``: level at which arrays of some size are compressed, 0 for none."""
     group = file.create_group(image_id).id
     for name, array in arrays.items():
         # what group[name] = array does, without asking the same of HDF5 for every array of a hundred thousand
         space = h5s.create_simple(array.shape) if array.shape else h5s.create(h5s.SCALAR)
-        dataset = h5d.create(group, None, h5t.py_create(array.dtype, logical=True), space, _PLAIN)
+        made = _compressed(array.shape, gzip) if gzip and array.nbytes >= SMALLEST_COMPRESSED else _PLAIN
+        dataset = h5d.create(group, None, h5t.py_create(array.dtype, logical=True), space, made)
         dataset.write(h5s.ALL, h5s.ALL, np.ascontiguousarray(array))
         h5o.link(dataset, group, name.encode())
     said = json.dumps(source.described()).encode() if source is not None else None
@@ -180,6 +186,16 @@ def write_image(
 
 _PLAIN: Final = h5p.create(h5p.DATASET_CREATE)
 _PLAIN.set_obj_track_times(False)  # the same data give the same file
+
+
+def _compressed(shape: tuple[int, ...], level: int) -> Any:
+    """One block of HDF5, its bytes sorted by their weight before they are compressed: a reader takes arrays whole."""
+    made = h5p.create(h5p.DATASET_CREATE)
+    made.set_obj_track_times(False)
+    made.set_chunk(shape)
+    made.set_shuffle()
+    made.set_deflate(level)
+    return made
 
 
 def _write_text(group: h5g.GroupID, name: str, text: bytes) -> None:

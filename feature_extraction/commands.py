@@ -17,7 +17,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "assemble": ("feature_extraction.cli:assemble", "write a feature file from what its shares have computed"),
     "kmeans": ("kmeans.cli:main", "the visual vocabulary, and every image's words"),
     "download": ("scripts.download.__main__:main", "checkpoint, images, published features"),
-    "verify": ("scripts.verify:main", "own feature files against the published ones"),
+    "verify": ("scripts.verify.__main__:main", "own feature files against the published ones"),
     "parity": ("scripts.parity:main", "both engines on the same images"),
     "report": ("scripts.report.__main__:main", "one page about all that was made"),
     "demo": ("scripts.demo:main", "everything on a few photographs"),

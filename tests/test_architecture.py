@@ -17,7 +17,7 @@ _FLOORS = """
     feature_extraction.arguments feature_extraction.catalog
     feature_extraction.storage.__init__ feature_extraction.storage.source feature_extraction.storage.files
     feature_extraction.storage.bounded feature_extraction.storage.trees feature_extraction.storage.guard
-    feature_extraction.storage.store
+    feature_extraction.storage.stream feature_extraction.storage.store
     feature_extraction.storage.journal feature_extraction.storage.shares feature_extraction.storage.stored
     feature_extraction.storage.reader feature_extraction.storage.check feature_extraction.storage.assemble
     feature_extraction.storage.output

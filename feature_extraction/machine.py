@@ -45,8 +45,10 @@ def threads(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def decoding_threads() -> int:
-    """Threads that decode images ahead of the detector: two at least, and no more than keep any card busy."""
-    return max(2, min(8, threads()))
+    """Threads that decode images ahead of the detector. At most 4: on an H100 with 16 processors grids in bfloat16 came
+    at 262 images/s with 4, at 180 with 8, as Pillow holds Python's lock for a quarter of its time and what feeds the
+    card waits for it."""
+    return max(2, min(4, threads()))
 
 
 def _quotas(membership: Path, root: Path) -> list[float]:

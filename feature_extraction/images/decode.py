@@ -35,7 +35,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -90,16 +90,26 @@ def read_image(path: str | os.PathLike[str], mode: Decoder = "proper") -> tuple[
     The digest, size and time in ``Source`` are those of the bytes that were decoded: a file that changes while it is
     read is an ImageError. Raises ImageError. Safe to call from many threads.
     """
+    return read_opened(open_for_good(os.fspath(path)), mode)
+
+
+def read_opened(
+    opened: AbstractContextManager[tuple[BinaryIO, Source]], mode: Decoder = "proper"
+) -> tuple[Pixels, Source]:
+    """``read_image`` of bytes from anywhere (``ListedImage.opened_for_good``)."""
     _check_mode(mode)
-    path = os.fspath(path)  # a TypeError here is the caller's
-    with quiet_pillow(), open_for_good(path) as (file, source), _opened(file) as image:
+    with quiet_pillow(), opened as (file, source), _opened(file) as image:
         return _from_pil(image, mode), source
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(H, W) of the image that ``decode_image(path)`` would give, from the header alone. Raises ImageError."""
-    path = os.fspath(path)
-    with quiet_pillow(), open_regular(path) as file, _opened(file) as image:
+    return size_opened(open_regular(os.fspath(path)))
+
+
+def size_opened(opened: AbstractContextManager[BinaryIO]) -> tuple[int, int]:
+    """``read_size`` of bytes from anywhere (``ListedImage.opened``)."""
+    with quiet_pillow(), opened as file, _opened(file) as image:
         return _checked_size(image)
 
 

@@ -58,7 +58,10 @@ shell: ## a shell inside the image, with the data
 download: ## the detector's checkpoint and configuration
 	$(call launch,$@)
 
-download-pretrained: ## X-LXMERT's weights, which hold the paper's centroids
+download-pretrained: ## X-LXMERT's weights, which hold the paper's centroids, and its image generator's
+	$(call launch,$@)
+
+download-annotations: ## the texts that x-lxmert reads beside the features: LXMERT's annotation files
 	$(call launch,$@)
 
 download-features: ## all 16 published feature files (477 GB), for make verify
@@ -102,6 +105,9 @@ parity: ## both engines on the same images, with differences and times
 report: setup ## one page about all that was made (REPORT=report.html)
 	$(call launch,$@)
 
+xlxmert: ## every path in place that x-lxmert reads, or what puts it there (READER=its checkout, FOR=vl-t5)
+	$(call launch,$@)
+
 gpu-test: ## all that a GPU has to show, as one table; any python3 with PyTorch (GPU_TEST_FLAGS="--device cpu")
 	$(call launch,$@)
 
@@ -122,6 +128,6 @@ lock: setup ## write every lock file from the pins in pyproject.toml
 	$(PY) -m pip install --quiet '.[lock]' && $(PY) -m scripts.dev.lock
 
 FORCE:
-.PHONY: help setup demo docker-build image-save image-test shell download download-pretrained download-features \
-        download-images extract-all check kmeans paper-vocabulary verify-kmeans verify parity report gpu-test lint \
-        test test-fast test-faults lock FORCE
+.PHONY: help setup demo docker-build image-save image-test shell download download-pretrained download-annotations \
+        download-features download-images extract-all check kmeans paper-vocabulary verify-kmeans verify parity \
+        report xlxmert gpu-test lint test test-fast test-faults lock FORCE

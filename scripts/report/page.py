@@ -16,7 +16,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from feature_extraction.config import Boxes, Grid
-from feature_extraction.draw import edges_of, ink_on, names_in, read_names, word_colour
+from feature_extraction.drawing import edges_of, ink_on, names_in, read_names, word_colour
 from feature_extraction.errors import UsageError
 from feature_extraction.names import printable
 from feature_extraction.places import checkpoint_folders

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from kmeans.blocks import Rows
 
 EPILOG = (
-    "Exit codes: 0 as near as --objective and --share ask for; 1 farther apart, or an error told in one line; 2 usage\n"
-    "130 interrupted."
+    "Exit codes: 0 as near as --objective and --share ask for; 1 farther apart, or an error told in one line;\n"
+    "2 usage; 130 interrupted."
 )
 
 

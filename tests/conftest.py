@@ -19,6 +19,7 @@ SLOW = {
     "test_makefile", "test_memory", "test_paper_vocabulary", "test_partial", "test_pipeline", "test_port_fork",
     "test_process", "test_readmes", "test_reference", "test_report", "test_report_browser", "test_results",
     "test_shares", "test_streaming", "test_tiff", "test_unpack", "test_verify", "test_verify_kmeans",
+    "test_xlxmert",
 }  # fmt: skip
 """Modules that start real processes, run the real architecture, or try thousands of files; `make test-fast` leaves them
 out."""

@@ -154,7 +154,7 @@ def test_killed_again_and_again_it_ends_as_uninterrupted(
 ) -> None:
     more = tmp_path / "images"
     more.mkdir()
-    for n in range(14):
+    for n in range(9):
         (more / f"{n:02}.png").write_bytes((images / f"{n % 7}.png").read_bytes())
     flags = ["--images", more, "--checkpoint_dir", tiny_checkpoint, "--device", "cpu", "--kinds", "grid,boxes",
              "--grid_size", 8, 14, "--imsize", 64, "--recipe", "bottom-up-10-100", "--layer", "fc7"]  # fmt: skip
@@ -166,7 +166,7 @@ def test_killed_again_and_again_it_ends_as_uninterrupted(
     seed = time.time_ns() % 10**6
     print("seed", seed)
     chance = random.Random(seed)
-    for _ in range(3):
+    for _ in range(2):
         process = command(*run("killed"), cwd=ROOT)
         before, deadline = _stored(tmp_path), time.monotonic() + 60
         while _stored(tmp_path) <= before and process.poll() is None and time.monotonic() < deadline:

@@ -54,7 +54,7 @@ def test_the_rate_is_in_the_report_and_changes_no_bit_of_the_file(tmp_path: Path
         for index, rate in enumerate(rates):
             output = Output(path, IDENTITY, {}, index, len(rates))
             extract(output, ids)
-            output.finish(stamps(ids), [], rate)
+            output.finish(stamps(ids), [], images_per_second=rate)
             output.close()
         report = json.loads((path.parent / "f.report.json").read_text())
         return path.read_bytes(), report.get("images_per_second")

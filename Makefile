@@ -58,7 +58,10 @@ shell: ## a shell inside the image, with the data
 download: ## the detector's checkpoint and configuration
 	$(call launch,$@)
 
-download-pretrained: ## X-LXMERT's weights, which hold the paper's centroids
+download-pretrained: ## X-LXMERT's weights, which hold the paper's centroids, and its image generator's
+	$(call launch,$@)
+
+download-annotations: ## the texts that x-lxmert reads beside the features: LXMERT's annotation files
 	$(call launch,$@)
 
 download-features: ## all 16 published feature files (477 GB), for make verify
@@ -87,6 +90,12 @@ check: ## read every file that was made bit by bit
 kmeans: ## the published k-means: 10,000 centroids, and every image's cluster indices
 	$(call launch,$@)
 
+paper-vocabulary: ## the paper's centroids out of X-LXMERT's weights, and every image's cluster indices
+	$(call launch,$@)
+
+verify-kmeans: ## own centroids against the paper's
+	$(call launch,$@)
+
 verify: ## own feature files against the published ones
 	$(call launch,$@)
 
@@ -94,6 +103,9 @@ parity: ## both engines on the same images, with differences and times
 	$(call launch,$@)
 
 report: setup ## one page about all that was made (REPORT=report.html)
+	$(call launch,$@)
+
+xlxmert: ## every path in place that x-lxmert reads, or what puts it there (READER=its checkout, FOR=vl-t5)
 	$(call launch,$@)
 
 gpu-test: ## all that a GPU has to show, as one table; any python3 with PyTorch (GPU_TEST_FLAGS="--device cpu")
@@ -116,5 +128,6 @@ lock: setup ## write every lock file from the pins in pyproject.toml
 	$(PY) -m pip install --quiet '.[lock]' && $(PY) -m scripts.dev.lock
 
 FORCE:
-.PHONY: help setup demo docker-build image-save image-test shell download download-pretrained download-features \
-        download-images extract-all check kmeans verify parity report gpu-test lint test test-fast test-faults lock FORCE
+.PHONY: help setup demo docker-build image-save image-test shell download download-pretrained download-annotations \
+        download-features download-images extract-all check kmeans paper-vocabulary verify-kmeans verify parity \
+        report xlxmert gpu-test lint test test-fast test-faults lock FORCE

@@ -70,6 +70,8 @@ class Assembly:
     void: Callable[[str, str], None]
     """Records for the next run that what is stored of an image at a place is damaged."""
     say: Callable[[str], None]
+    sha256: Callable[[str], str] | None = None
+    """Digest of an image's bytes now, empty where they cannot be read; None: of the file at its stamp's path."""
 
     def run(self) -> Outcome:
         """Make the file. Raises StoreError, which says what is missing, or OSError; then nothing has changed."""
@@ -82,7 +84,7 @@ class Assembly:
                     stack.enter_context(finished)
                 stored = Stored(finished, self.recipe)
                 stored.learn({*self.expected, *journals(self.folder)})
-                chosen = {image_id: stored.of_these_bytes(image_id, stamp) for image_id, stamp in self.current.items()}
+                chosen = {i: stored.of_these_bytes(i, stamp, self.sha256) for i, stamp in self.current.items()}
                 failures = self._failures(stored)
                 missing = self._missing(chosen, stored, {failure["id"] for failure in failures})
                 # on a shared folder a journal, or the finished file, may be there and not be seen yet

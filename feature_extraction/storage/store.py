@@ -8,7 +8,15 @@ Layout (that of the published files), N = boxes, G = grid size, D = feature dime
             <image id>/boxes      float32 (N, 4)   x1, y1, x2, y2, pixels of the original image
             <image id>/img_w      int64   ()       pixels of the original image
             <image id>/img_h      int64   ()
-            <image id>/cls_prob   float32 (N, classes)   only with --class_probs; background first
+    and, where the recipe asks for them:
+            <image id>/cls_prob   float32 (N, classes)   background first (class_probs "foreground": without it)
+            <image id>/obj_conf   float32 (N,)     the score that ranked the box; 0: it has none
+            <image id>/features_fc7   float32 (N, D)   fc7, where features are fc6 and both are stored
+
+N is the same for all images (root attribute num_boxes), but for files with the attribute option_min_boxes (from that to
+num_boxes) or option_boxes_sha256 (boxes that a file gave): there it is each image's own. Other attributes option_*
+name what is not as X-LXMERT has it, among them option_layer (features are "fc7"; or "both") and option_background
+(obj_id -1 is the background).
 
 Files of this kit carry root attributes that say what made them (``provenance``) and, on each image's group, what it
 was made from (``source``) and the CRC-32 of its arrays (``crc32``); the published files have none of these.

@@ -25,7 +25,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "paper-vocabulary": ("scripts.paper_vocabulary:main", "the paper's centroids, and every image's words by them"),
     "verify-kmeans": ("scripts.verify_kmeans.__main__:main", "own vocabulary against the paper's, or any two"),
     "download": ("scripts.download.__main__:main", "checkpoint, images, published features"),
-    "verify": ("scripts.verify:main", "own feature files against the published ones"),
+    "verify": ("scripts.verify.__main__:main", "own feature files against the published ones"),
     "parity": ("scripts.parity:main", "both engines on the same images"),
     "report": ("scripts.report.__main__:main", "one page about all that was made"),
     "xlxmert": ("scripts.xlxmert.__main__:main", "put in place what x-lxmert and VL-T5 read"),

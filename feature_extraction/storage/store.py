@@ -37,7 +37,7 @@ from h5py import h5a, h5d, h5g, h5o, h5p, h5s, h5t
 from numpy.typing import NDArray
 
 from ..errors import StoreError
-from . import guard
+from . import guard, stream
 from .source import Source
 
 SCHEMA_VERSION: Final = 1
@@ -67,7 +67,16 @@ def open_features(path: Path) -> h5py.File:
     by ``features_of``, ``array_of`` or ``read_image`` and not by ``file[...]``."""
     if not path.exists() and work_dir(path).is_dir():
         raise StoreError(f"{path} is unfinished: run the command that makes it again, it resumes")
-    file = guard.open_plain(path)
+    return _of_known_version(guard.open_plain(path), path)
+
+
+def open_remote_features(far: stream.Stream) -> h5py.File:
+    """The same for a file that lies elsewhere; whether a name of the root leads elsewhere is seen when it is used.
+    Raises StoreError, and what ``far`` raises."""
+    return _of_known_version(stream.open_stream(far), far.name)
+
+
+def _of_known_version(file: h5py.File, path: Path | str) -> h5py.File:
     version = provenance(file).get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         file.close()
@@ -81,6 +90,11 @@ def image_ids(file: h5py.File) -> list[str]:
     """Ids of all images in row order: ascending as UTF-8 byte strings, the order in which HDF5 itself
     (and so the published ``f.keys()``) lists them; "10" comes before "9" where ids are not zero-padded."""
     return sorted(guard.hard_links(file, file.id, file.filename), key=str.encode)
+
+
+def holds(file: h5py.File, image_id: str) -> bool:
+    """Whether the file has an image of this id; others are not read. Raises StoreError where that cannot be told."""
+    return guard.holds(file, image_id)
 
 
 def provenance(file: h5py.File) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from .config import (
     Spec,
 )
 from .errors import KitError, UnknownName
+from .images.address import is_address
 from .names import printable
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ EPILOG: Final = (
     "Exit codes: 0 all images; 3 some failed (see the .report.json beside the output); 1 nothing done; 2 usage."
 )
 DEFAULTS: Final = {f.name: f.default for f in fields(ExtractConfig)}
+
+
+def origin(text: str) -> str | Path:
+    """What ``--images`` names: a path, or an address as it is."""
+    return text if is_address(text) else Path(text)
 
 
 def _imsize(text: str) -> int:
@@ -83,8 +89,14 @@ def _add_flags(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
     add("--decode", choices=DECODERS, default=DEFAULTS["decode"], help="how palette images and such are read (%(default)s)")  # fmt: skip # noqa: E501
     add("--workers", type=int, default=DEFAULTS["workers"], help="decoding threads (by the processors, at most 4)")
     add("--threads", type=int, default=DEFAULTS["threads"], help="computing threads on a CPU (the same)")
-    add("--shard", type=share, default=DEFAULTS["shard"], metavar="i/n", help="do the i-th of n shares (job arrays)")
-    add("--output", type=Path, help="another .h5 file than the published one")
+    add(
+        "--shard",
+        type=share,
+        default=DEFAULTS["shard"],
+        metavar="i/n",
+        help="do the i-th of n shares (job arrays); of a series of tars every n-th",
+    )
+    add("--output", type=Path, help="another .h5 file than the published one; of tars a folder")
 
 
 def main_for(dataset: str, kind: str, argv: Sequence[str] | None = None) -> int:
@@ -119,8 +131,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, help="root folder of the data set (datasets/NAME)")
     parser.add_argument(
         "--images",
-        type=Path,
-        help="any folder of images, searched recursively, one image, or a list.txt; with --output",
+        type=origin,
+        help="with --output: a folder of images, searched recursively; one image; a list.txt; a .tar, or a series of "
+        "them ('cc3m/{00000..00331}.tar'), a file for each; or the address of any of these (s3://, gs://, https://)",
     )
     parser.add_argument("--kind", choices=list(SPECS), default=Grid.name, help="(%(default)s)")
     _add_flags(parser, list(SPECS))
@@ -169,11 +182,18 @@ def execute(config: ExtractConfig) -> int:
     """Run one extraction; returns the exit code. Errors a user can mend are printed in one paragraph."""
     machine.wait_without_spinning()
     with explained(), stopped_by_signals() as (stopping, by):
-        from .pipeline import extract
+        from .series import Refused, Summary, extract_series
 
-        report = extract(config, stopping, say)
-        _print_report(report)
-        return 128 + by[0] if by and report.exit_code == EXIT_NOTHING else report.exit_code
+        summary = Summary()
+        for result in extract_series(config, stopping, say):
+            summary.add(result)
+            if isinstance(result, Refused):
+                say(f"{result.images}: no features: {result.error}")
+            else:
+                _print_report(result)
+        if summary.results > 1:
+            say(summary.line())
+        return 128 + by[0] if by and summary.exit_code == EXIT_NOTHING else summary.exit_code
     return EXIT_NOTHING
 
 

@@ -19,9 +19,11 @@ from .errors import StoreError, UsageError
 from .images.address import Origin, is_tar, shown
 from .images.listed import Failure, ListedImage, Listing
 from .images.sources import list_source
+from .images.sources import notes_of as notes_of_source
 from .storage.assemble import Outcome
 from .storage.output import Output
 from .storage.source import FileStamp
+from .storage.store import open_features, provenance, work_dir
 
 if TYPE_CHECKING:
     from .loading import DetectorOnce
@@ -91,6 +93,9 @@ def extract(
     kept."""
     if machine.rank_and_world()[0]:
         say = _silent  # of several processes that one command started, the first speaks
+    if detector is not None and (before := _made_before(config, detector)) is not None:
+        say(f"{config.output}: made before of {shown(config.images)}")
+        return before
     prepared = prepare(config, say, share or process_share(config), detector)
     report = Report(
         output=config.output, share=(prepared.index, prepared.count), published=_published_images(config),
@@ -146,6 +151,23 @@ def _scratch(images: Origin, folder: Path) -> Path:
     return folder
 
 
+def _made_before(config: ExtractConfig, detector: DetectorOnce) -> Report | None:
+    """The report of a whole output that was made, without a failure, of the very tar that is there now: nothing has to
+    be read to know that nothing is to be done."""
+    if not config.output.exists() or work_dir(config.output).exists():
+        return None
+    from .provenance import decoder_identity
+
+    with open_features(config.output) as finished:
+        found = provenance(finished)
+    notes = notes_of_source(config.images)
+    wanted = {**config.identity, **detector.identity, **decoder_identity(), **notes, "failed": 0}
+    if not notes or any(found.get(key) != value for key, value in wanted.items()):
+        return None
+    outcome = Outcome(int(found["images"]), [], [])
+    return Report(output=config.output, share=(0, 1), outcome=outcome, synthetic=detector.synthetic)
+
+
 def _open_output(prepared: Prepared, say: Say) -> Output:
     from .provenance import decoder_identity, notes_of
 
@@ -154,7 +176,7 @@ def _open_output(prepared: Prepared, say: Say) -> Output:
     return Output(
         config.output,
         {**config.identity, **detector.identity, **decoder_identity()},
-        notes_of(detector.device_name, detector.synthetic),
+        {**notes_of(detector.device_name, detector.synthetic), **prepared.listing.notes},
         prepared.index,
         prepared.count,
         say=say,

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from . import machine
 from .config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, ExtractConfig
 from .errors import ImageFolderError, KitError, StoreError, UsageError
-from .images.address import Origin, expand, is_address, is_tar, shown
+from .images.address import Origin, expand, is_address, is_tar, path_of, shown
 from .names import printable
 from .pipeline import Report, Say, extract, process_share
 
@@ -88,8 +88,7 @@ def outputs(config: ExtractConfig) -> list[tuple[Origin, Path]]:
 
 
 def _stem(tar: Origin) -> str:
-    parts = urlsplit(str(tar)) if is_address(tar) else None
-    return PurePosixPath(unquote(parts.path or parts.netloc) if parts else tar).stem
+    return PurePosixPath(unquote(path_of(str(tar))) if is_address(tar) else tar).stem
 
 
 def shares(files: int, index: int, count: int) -> Iterator[tuple[int, tuple[int, int]]]:

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..errors import ImageError, UsageError
 from ..names import printable
-from .address import shown
+from .address import path_of, shown
 from .archive import version_of
 
 PAUSES: Final = (1.0, 4.0)
@@ -48,7 +48,7 @@ class Place:
     @cached_property
     def file_name(self) -> bytes:
         """The last part of its path."""
-        path = urlsplit(self.address).path or urlsplit(self.address).netloc
+        path = path_of(self.address)
         return (unquote(path) if self.is_http else path).rpartition("/")[2].encode("utf-8", "surrogateescape")
 
     @cached_property

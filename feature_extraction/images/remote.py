@@ -8,7 +8,6 @@ What a server sends is bounded by what an image or the disk can have.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -140,12 +139,13 @@ def fetch_tar(address: str, scratch: Path, say: Callable[[str], None]) -> Archiv
     place = Place(address)
     try:
         size, version = place.size, place.version
-        room = shutil.disk_usage(scratch).free if size is None else size
-        check_room(scratch, room, f"a copy of {place.name} while it is read")
-        say(f"fetching {place.name}" + ("" if size is None else f" ({size / 1e6:,.1f} MB)"))
+        if size is None:
+            raise ImageError("its server does not say how large it is: download it first")
+        check_room(scratch, size, f"a copy of {place.name} while it is read")
+        say(f"fetching {place.name} ({size / 1e6:,.1f} MB)")
         with contextlib.ExitStack() as stack:
             spool = cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile(dir=scratch)))
-            place.copy_to(spool, room)
+            place.copy_to(spool, size)
             spool.flush()
             stack.pop_all()  # the archive closes it
             return Archive(spool, place.name, version)

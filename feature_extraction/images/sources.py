@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 from ..errors import ImageFolderError
 from ..names import printable
 from . import listing, tar
-from .address import Origin, is_address, is_tar, shown
+from .address import Origin, is_address, is_tar, path_of, shown
 from .listed import IMAGE_SUFFIXES, ListedImage, Listing
 
 LIST_SUFFIX: Final = ".txt"
@@ -45,7 +45,7 @@ def _list_address(address: str, scratch: Path, say: Callable[[str], None]) -> Li
 
     if is_tar(address):
         return tar.list_archive(remote.fetch_tar(address, scratch, say))
-    suffix = Path(urlsplit(address).path or urlsplit(address).netloc).suffix.lower()
+    suffix = Path(path_of(address)).suffix.lower()
     if suffix == LIST_SUFFIX:
         content, name = remote.read_list(address, listing.MAX_LIST_BYTES + 1)
         lines = [line.decode("utf-8", "replace") for line in listing.entries_in(content, name)]

@@ -105,6 +105,9 @@ parity: ## both engines on the same images, with differences and times
 report: setup ## one page about all that was made (REPORT=report.html)
 	$(call launch,$@)
 
+xlxmert: ## every path in place that x-lxmert reads, or what puts it there (READER=its checkout, FOR=vl-t5)
+	$(call launch,$@)
+
 gpu-test: ## all that a GPU has to show, as one table; any python3 with PyTorch (GPU_TEST_FLAGS="--device cpu")
 	$(call launch,$@)
 
@@ -125,5 +128,6 @@ lock: setup ## write every lock file from the pins in pyproject.toml
 	$(PY) -m pip install --quiet '.[lock]' && $(PY) -m scripts.dev.lock
 
 FORCE:
-.PHONY: help setup demo docker-build image-save image-test shell download download-pretrained download-features \
-        download-images extract-all check kmeans paper-vocabulary verify-kmeans verify parity report gpu-test lint test test-fast test-faults lock FORCE
+.PHONY: help setup demo docker-build image-save image-test shell download download-pretrained download-annotations \
+        download-features download-images extract-all check kmeans paper-vocabulary verify-kmeans verify parity \
+        report xlxmert gpu-test lint test test-fast test-faults lock FORCE

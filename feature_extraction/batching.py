@@ -2,7 +2,8 @@
 
 Which images share a batch depends on the list alone, not on what is done or on the number of processes: the last bits
 of a feature may depend on the batch it was computed in. Images are cut into windows; every n-th window is one
-process's; within one, images of the same network size are put together.
+process's; within one, images of the same network size are put together. Where several kinds of features are computed
+at once, each has the batches that it has alone, and an image is read once for all of them.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class Item(Generic[Image]):
         return replace(self, outcome=outcome)
 
 
-Load = Callable[[Image], Item[Image]]
-"""Reads one image; never raises ImageError, the item carries it."""
+Loaded = TypeVar("Loaded")
+"""What reading one image gives: an item, or one for each pass. An ImageError is never raised, the item carries it."""
 
 
 def windows(images: Sequence[ListedImage], batch_size: int, index: int, count: int) -> Iterator[Sequence[ListedImage]]:
@@ -55,21 +56,65 @@ def windows(images: Sequence[ListedImage], batch_size: int, index: int, count: i
             yield images[start : start + size]
 
 
-def plan_batches(
-    mine: Iterable[Sequence[ListedImage]], todo: set[str], batch_size: int, network_size: Callable[[ListedImage], Any]
-) -> Iterator[tuple[Sequence[ListedImage], int]]:
-    """The batches of these windows that have something to do, and how many images were passed over before each."""
+@dataclass(frozen=True)
+class Pass:
+    """One network input of the images, as far as planning needs to know."""
+
+    todo: set[str]
+    """Ids of the images that something is computed of."""
+    network_size: Callable[[ListedImage], Any]
+
+
+Batch = tuple[int, Sequence[ListedImage]]
+"""The number of its pass, and its images."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Images that are read together, once, and all batches that are computed of them."""
+
+    batches: Sequence[Batch]
+    skipped: int = 0
+    """Images that were passed over before it."""
+
+    @property
+    def images(self) -> list[tuple[ListedImage, list[int]]]:
+        """Each with the passes that need it."""
+        found: dict[str, tuple[ListedImage, list[int]]] = {}
+        for number, batch in self.batches:
+            for image in batch:
+                found.setdefault(image.id, (image, []))[1].append(number)
+        return list(found.values())
+
+
+def plan_batches(mine: Iterable[Sequence[ListedImage]], passes: Sequence[Pass], batch_size: int) -> Iterator[Chunk]:
+    """The batches of these windows that have something to do. A pass has the batches that it has alone."""
     skipped = 0
     for window in mine:
-        if todo.isdisjoint(image.id for image in window):
-            skipped += len(window)
-            continue
-        for batch in of_network_size(window, batch_size, network_size) if batch_size > 1 else [window]:
-            if todo.isdisjoint(image.id for image in batch):
-                skipped += len(batch)
-                continue
-            yield batch, skipped
+        batches = [
+            (number, batch)
+            for number, one in enumerate(passes)
+            if not one.todo.isdisjoint(image.id for image in window)
+            for batch in (of_network_size(window, batch_size, one.network_size) if batch_size > 1 else [window])
+            if not one.todo.isdisjoint(image.id for image in batch)
+        ]
+        skipped += len(window) - len({image.id for _, batch in batches for image in batch})
+        for together in _connected(batches):
+            yield Chunk(together, skipped)
             skipped = 0
+
+
+def _connected(batches: Sequence[Batch]) -> list[list[Batch]]:
+    """The batches in groups that have no image in common; those of one pass alone are groups by themselves."""
+    groups: list[tuple[set[str], list[Batch]]] = []
+    for number, batch in batches:
+        ids, together = {image.id for image in batch}, [(number, batch)]
+        for group in [g for g in groups if not g[0].isdisjoint(ids)]:
+            groups.remove(group)
+            ids |= group[0]
+            together = group[1] + together
+        groups.append((ids, together))
+    return [together for _, together in groups]
 
 
 def of_network_size(
@@ -98,11 +143,11 @@ def of_one_size(items: Iterable[Item[Image]]) -> Iterator[list[tuple[Item[Image]
 
 def read_ahead(
     batches: Iterable[tuple[Sequence[Image], int]],
-    load: Load[Image],
+    load: Callable[[Image], Loaded],
     workers: int,
     progress: Progress,
     stopping: threading.Event,
-) -> Generator[list[Item[Image]]]:
+) -> Generator[list[Loaded]]:
     """Batches decoded by a pool of threads, in order, at most about two images per worker and one batch ahead.
 
     Ends early when ``stopping`` is set."""
@@ -119,16 +164,19 @@ def read_ahead(
 
 
 def _started(
-    pool: ThreadPoolExecutor, load: Load[Image], batches: Iterable[tuple[Sequence[Image], int]], progress: Progress
-) -> Iterator[list[Future[Item[Image]]]]:
+    pool: ThreadPoolExecutor,
+    load: Callable[[Image], Loaded],
+    batches: Iterable[tuple[Sequence[Image], int]],
+    progress: Progress,
+) -> Iterator[list[Future[Loaded]]]:
     for batch, skipped in batches:
         progress.skip(skipped)
         yield [pool.submit(load, image) for image in batch]
 
 
-def _started_ahead(started: Iterator[list[Future[Item[Image]]]], most: int) -> Iterator[list[Future[Item[Image]]]]:
+def _started_ahead(started: Iterator[list[Future[Loaded]]], most: int) -> Iterator[list[Future[Loaded]]]:
     """The same, a batch and about ``most`` images before they are asked for."""
-    waiting: deque[list[Future[Item[Image]]]] = deque()
+    waiting: deque[list[Future[Loaded]]] = deque()
     for futures in started:
         waiting.append(futures)
         if len(waiting) > 1 and sum(map(len, waiting)) >= most:

@@ -22,6 +22,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "verify": ("scripts.verify:main", "own feature files against the published ones"),
     "parity": ("scripts.parity:main", "both engines on the same images"),
     "report": ("scripts.report.__main__:main", "one page about all that was made"),
+    "xlxmert": ("scripts.xlxmert.__main__:main", "put in place what x-lxmert and VL-T5 read"),
     "demo": ("scripts.demo:main", "everything on a few photographs"),
 }
 """Name -> (module:function that takes the arguments and returns the exit code, what it does)."""

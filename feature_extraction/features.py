@@ -6,7 +6,8 @@ A kind of features is a spec in config.py and its computing half here. Shape leg
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -50,6 +51,10 @@ class NetworkInput:
 class Computation(Protocol):
     """The computing half of a spec."""
 
+    @property
+    def input_key(self) -> Hashable:
+        """Computations with equal ones have the same network input, so that one of them can make it for all."""
+
     def network_size(self, height: int, width: int) -> tuple[int, int]:
         """(H, W) that the network sees of an original of (height, width). Raises ImageError."""
 
@@ -65,6 +70,10 @@ class ComputeGrid:
 
     def __init__(self, spec: Grid) -> None:
         self.spec = spec
+
+    @property
+    def input_key(self) -> Hashable:
+        return "grid", self.spec.imsize
 
     def network_size(self, height: int, width: int) -> tuple[int, int]:
         return network_size_grid(height, width, self.spec.imsize)
@@ -93,6 +102,10 @@ class ComputeBoxes:
 
     def __init__(self, spec: Boxes) -> None:
         self.spec = spec
+
+    @property
+    def input_key(self) -> Hashable:
+        return "boxes"
 
     def network_size(self, height: int, width: int) -> tuple[int, int]:
         return network_size_boxes(height, width)[1]
@@ -147,6 +160,10 @@ class ComputeGivenBoxes(ComputeBoxes):
         super().__init__(spec)
         self._boxes_of = open_boxes(spec.boxes_from, spec.boxes_format)
 
+    @property
+    def input_key(self) -> Hashable:
+        return "boxes", self.spec.boxes_from, self.spec.boxes_format
+
     def network_input(self, rgb: Pixels, image_id: str = "") -> NetworkInput:
         given = self._boxes_of(image_id)  # before the image is resized for nothing
         return replace(super().network_input(rgb, image_id), given=given)
@@ -199,13 +216,23 @@ def compute(
     detector: Detector, computation: Computation, batch: Sequence[NetworkInput], clock: Clock
 ) -> list[Arrays | ImageError]:
     """Features of a batch of one network size, image by image, or why there are none."""
+    (results,) = compute_all(detector, [computation], batch, clock)
+    return results
+
+
+def compute_all(
+    detector: Detector, computations: Sequence[Computation], batch: Sequence[NetworkInput], clock: Clock
+) -> list[list[Arrays | ImageError]]:
+    """What each of several computations of one network input gives of a batch, the same bits as ``compute``: the
+    backbone runs once."""
     with clock("transfer"):
         # each image goes to the device by itself, so that nothing is copied here where they lie in page-locked memory
         there = [torch.from_numpy(i.pixels).to(detector.device, non_blocking=True) for i in batch]
         # (B, H, W, 3) seen as (B, 3, H, W) is channels last, without moving a number
         images = torch.stack(there).permute(0, 3, 1, 2)
-    with clock("compute"):
-        return [_finite(result) for result in computation.features(detector, images, batch)]
+    # maps that nobody asks for again are not kept
+    with clock("compute"), detector.once(images) if len(computations) > 1 else nullcontext():
+        return [[_finite(result) for result in c.features(detector, images, batch)] for c in computations]
 
 
 def _finite(result: Arrays | ImageError) -> Arrays | ImageError:

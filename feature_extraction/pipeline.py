@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,11 +19,9 @@ from .errors import StoreError, UsageError
 from .images.address import Origin, is_tar, shown
 from .images.listed import Failure, ListedImage, Listing
 from .images.sources import list_source
-from .images.sources import notes_of as notes_of_source
 from .storage.assemble import Outcome
 from .storage.output import Output
 from .storage.source import FileStamp
-from .storage.store import open_features, provenance, work_dir
 
 if TYPE_CHECKING:
     from .loading import DetectorOnce
@@ -91,34 +89,58 @@ def extract(
     ``share``: which, of how many; None: as the config and the launcher of this process say. ``detector``: that of
     earlier extractions of the same command. Raises a KitError for whatever a user can mend; what was computed so far is
     kept."""
+    (report,) = extract_together([config], stopping, say, share=share, detector=detector)
+    return report
+
+
+def extract_together(
+    configs: Sequence[ExtractConfig],
+    stopping: threading.Event,
+    say: Say = _silent,
+    *,
+    share: tuple[int, int] | None = None,
+    detector: DetectorOnce | None = None,
+) -> list[Report]:
+    """Several extractions, which differ in spec and output alone, in one: every image is read once.
+
+    Each output is what its own extraction makes; it resumes and is finished by itself. The rest as for ``extract``."""
     if machine.rank_and_world()[0]:
         say = _silent  # of several processes that one command started, the first speaks
-    if detector is not None and (before := _made_before(config, detector)) is not None:
-        say(f"{config.output}: made before of {shown(config.images)}")
-        return before
-    prepared = prepare(config, say, share or process_share(config), detector)
-    report = Report(
-        output=config.output, share=(prepared.index, prepared.count), published=_published_images(config),
-        synthetic=prepared.detector.synthetic,
-    )  # fmt: skip
+    first = prepare(configs, say, share or process_share(configs[0]), detector)
+    each = [replace(first, config=config) for config in configs]
     try:
-        with closing(prepared.listing), closing(_open_output(prepared, say)) as output:
-            todo = missing(prepared, output, say)
-            failures = list(prepared.listing.failures) if prepared.index == 0 else []
+        with closing(first.listing), ExitStack() as stack:
+            outputs = [stack.enter_context(closing(_open_output(prepared, say))) for prepared in each]
+            todo = [missing(prepared, output, say) for prepared, output in zip(each, outputs, strict=True)]
+            found: list[list[Failure]] = [[] for _ in each]
             stages = ""
-            if todo:
-                found, stages = _extract_missing(prepared, output, todo, stopping, say)
-                failures += found
-                if stopping.is_set():
-                    return replace(report, failures=failures, stopped=True, stages=stages)
-            now = _Stamps(prepared.listing.images)
-            outcome = output.finish(now, [asdict(failure) for failure in failures], now.sha256)
-            return replace(report, outcome=outcome, failures=failures, stages=stages)
+            if any(todo):
+                found, stages = _extract_missing(each, outputs, todo, stopping, say)
+            stopped = any(todo) and stopping.is_set()
+            return [
+                _report(*of_one, stopped=stopped, stages="" if n else stages)
+                for n, of_one in enumerate(zip(each, outputs, found, strict=True))
+            ]
     except OSError as error:
+        outputs_at = ", ".join(str(config.output) for config in configs)
         raise StoreError(
-            f"{error}. Every image computed so far is kept beside {config.output}; mend the cause and run the same "
+            f"{error}. Every image computed so far is kept beside {outputs_at}; mend the cause and run the same "
             "command again"
         ) from error
+
+
+def _report(prepared: Prepared, output: Output, found: Sequence[Failure], *, stopped: bool, stages: str) -> Report:
+    """Finish the file, unless the run was stopped, and say how it ended. ``found``: what gave no features just now."""
+    listing = prepared.listing
+    failures = [*(listing.failures if prepared.index == 0 else ()), *found]
+    now, outcome = _Stamps(listing.images), None
+    if not stopped:
+        outcome = output.finish(now, [asdict(failure) for failure in failures], now.sha256)
+    return Report(
+        output=prepared.config.output, share=(prepared.index, prepared.count), outcome=outcome, failures=failures,
+        stopped=stopped, published=_published_images(prepared.config), synthetic=prepared.detector.synthetic,
+        stages=stages,
+    )  # fmt: skip
 
 
 def process_share(config: ExtractConfig) -> tuple[int, int]:
@@ -128,10 +150,15 @@ def process_share(config: ExtractConfig) -> tuple[int, int]:
     return shard * world + rank, shards * world
 
 
-def prepare(config: ExtractConfig, say: Say, share: tuple[int, int], detector: DetectorOnce | None = None) -> Prepared:
-    """List, check and look up everything; the cheapest refusals first, those that need PyTorch last."""
-    if config.output.suffix != ".h5":
-        raise UsageError(f"--output {config.output}: expected a file name that ends in .h5")
+def prepare(
+    configs: Sequence[ExtractConfig], say: Say, share: tuple[int, int], detector: DetectorOnce | None = None
+) -> Prepared:
+    """List, check and look up everything; the cheapest refusals first, those that need PyTorch last. Of several the
+    first stands for all."""
+    config = configs[0]
+    for one in configs:
+        if one.output.suffix != ".h5":
+            raise UsageError(f"--output {one.output}: expected a file name that ends in .h5")
     say(f"reading the names in {shown(config.images)}")
     listing = list_source(
         config.images, config.pattern, config.recursive, scratch=_scratch(config.images, config.output.parent), say=say
@@ -149,23 +176,6 @@ def _scratch(images: Origin, folder: Path) -> Path:
     if is_tar(images):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _made_before(config: ExtractConfig, detector: DetectorOnce) -> Report | None:
-    """The report of a whole output that was made, without a failure, of the very tar that is there now: nothing has to
-    be read to know that nothing is to be done."""
-    if not config.output.exists() or work_dir(config.output).exists():
-        return None
-    from .provenance import decoder_identity
-
-    with open_features(config.output) as finished:
-        found = provenance(finished)
-    notes = notes_of_source(config.images)
-    wanted = {**config.identity, **detector.identity, **decoder_identity(), **notes, "failed": 0}
-    if not notes or any(found.get(key) != value for key, value in wanted.items()):
-        return None
-    outcome = Outcome(int(found["images"]), [], [])
-    return Report(output=config.output, share=(0, 1), outcome=outcome, synthetic=detector.synthetic)
 
 
 def _open_output(prepared: Prepared, say: Say) -> Output:
@@ -212,30 +222,32 @@ def _is_current(output: Output, image: ListedImage) -> bool:
 
 
 def _extract_missing(
-    prepared: Prepared, output: Output, todo: set[str], stopping: threading.Event, say: Say
-) -> tuple[list[Failure], str]:
-    """(failures, seconds per stage) of computing ``todo``."""
+    each: Sequence[Prepared], outputs: Sequence[Output], todo: Sequence[set[str]], stopping: threading.Event, say: Say
+) -> tuple[list[list[Failure]], str]:
+    """(failures of each output, seconds per stage) of computing what is ``todo``."""
     from .batching import windows
-    from .extract import Extraction
+    from .extract import Extraction, Target
     from .features import computation_of
     from .progress import Progress
 
-    config, share = prepared.config, (prepared.index, prepared.count)
-    architecture = prepared.detector.architecture
-    size = config.spec.bytes_per_image(architecture.feature_dim, architecture.num_classes)
-    output.check_room(len(prepared.listing.images), size)
+    prepared, config, share = each[0], each[0].config, (each[0].index, each[0].count)
+    architecture, targets = prepared.detector.architecture, []
+    for one, output, ids in zip(each, outputs, todo, strict=True):
+        size = one.config.spec.bytes_per_image(architecture.feature_dim, architecture.num_classes)
+        output.check_room(len(prepared.listing.images), size)
+        targets.append(Target(computation=computation_of(one.config.spec), output=output, todo=ids))
     threads = use_threads(config.threads)
     workers = config.workers or machine.decoding_threads()
     say(f"{workers} decoding threads, {threads} computing threads")
     extraction = Extraction(
-        detector=prepared.detector.detector, computation=computation_of(config.spec), decode=config.decode,
-        batch_size=config.batch_size, workers=workers,
-    )  # fmt: skip
+        detector=prepared.detector.detector, decode=config.decode, batch_size=config.batch_size, workers=workers
+    )
     mine = list(windows(prepared.listing.images, config.batch_size, *share))
-    label = config.output.stem + (f" {share[0] + 1}/{share[1]}" if share[1] > 1 else "")
+    label = " + ".join(one.config.output.stem for one in each)
+    label += f" {share[0] + 1}/{share[1]}" if share[1] > 1 else ""
     with closing(Progress(sum(map(len, mine)), label)) as progress:
-        failures = extraction.run(mine, todo, output, progress, stopping)
-    return failures, progress.line() if stopping.is_set() else progress.stages()
+        extraction.run(mine, targets, progress, stopping)
+    return [target.failures for target in targets], progress.line() if stopping.is_set() else progress.stages()
 
 
 def use_threads(wanted: int) -> int:

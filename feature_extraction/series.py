@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from . import machine
 from .config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, ExtractConfig
 from .errors import ImageFolderError, KitError, StoreError, UsageError
 from .images.address import Origin, expand, is_address, is_tar, path_of, shown
-from .names import printable
-from .pipeline import Report, Say, extract, process_share
+from .pipeline import Report, Say, extract_together, process_share
+from .storage.assemble import Outcome
+from .storage.store import open_features, provenance, work_dir
+
+if TYPE_CHECKING:
+    from .loading import DetectorOnce
 
 
 @dataclass(frozen=True)
@@ -65,26 +71,35 @@ class Summary:
         return f"{self.results - self.refused:,} files of {self.images:,} images, {self.failed:,} failed{refused}"
 
 
-def outputs(config: ExtractConfig) -> list[tuple[Origin, Path]]:
-    """(images, feature file) of every file that ``config`` asks for. Raises UsageError."""
-    sources = expand(config.images)
-    if config.output.suffix == ".h5":
-        if len(sources) > 1:
+def outputs(configs: Sequence[ExtractConfig]) -> list[list[ExtractConfig]]:
+    """What the configs, which differ in spec and output alone, ask for, tar by tar: each a file. Raises UsageError."""
+    sources = expand(configs[0].images)
+    tars = all(map(is_tar, sources))
+    for config in configs:
+        if config.output.suffix == ".h5" and len(sources) > 1:
             raise UsageError(
                 f"--output {config.output}: one file, where {shown(config.images)} names {len(sources):,} tars; "
                 "give a folder"
             )
-        return [(sources[0], config.output)]
-    if not all(map(is_tar, sources)):
-        raise UsageError(f"--output {config.output}: expected a file name that ends in .h5")
-    tar_of: dict[str, Origin] = {}
-    for tar in sources:
-        other = tar_of.setdefault(_stem(tar), tar)
-        if other is not tar:
-            raise UsageError(
-                f"{shown(other)} and {shown(tar)} would make one file: extract each series into a folder of its own"
-            )
-    return [(tar, config.output / f"{stem}_{config.spec.suffix}.h5") for stem, tar in tar_of.items()]
+        if config.output.suffix != ".h5" and not tars:
+            raise UsageError(f"--output {config.output}: expected a file name that ends in .h5")
+    stems = [_stem(source) if tars else "" for source in sources]
+    stem, times = Counter(stems).most_common(1)[0]
+    if times > 1:
+        raise UsageError(
+            f"{shown(configs[0].images)} names {times:,} tars called {stem}, which would make one file: extract each "
+            "series into a folder of its own"
+        )
+    return [
+        [replace(config, images=source, output=_output(config, stem)) for config in configs]
+        for source, stem in zip(sources, stems, strict=True)
+    ]
+
+
+def _output(config: ExtractConfig, stem: str) -> Path:
+    if config.output.suffix == ".h5":
+        return config.output
+    return config.output / f"{stem}_{config.spec.suffix}.h5"
 
 
 def _stem(tar: Origin) -> str:
@@ -100,32 +115,54 @@ def shares(files: int, index: int, count: int) -> Iterator[tuple[int, tuple[int,
         yield number, (index // files, len(range(number, count, files)))
 
 
-def extract_series(config: ExtractConfig, stopping: threading.Event, say: Say) -> Iterator[Report | Refused]:
-    """Run this process's part of ``config``, a file at a time. A tar that cannot be read, or whose output cannot be
-    made, holds nothing up. Raises a KitError as ``extract`` for what concerns all of them, and for a series of one."""
+def extract_series(configs: Sequence[ExtractConfig], stopping: threading.Event, say: Say) -> Iterator[Report | Refused]:
+    """Run this process's part of the configs, which differ in spec and output alone, a tar at a time. A tar that cannot
+    be read, or whose output cannot be made, holds nothing up. Raises a KitError as ``extract`` for what concerns all of
+    them, and for a series of one."""
     if machine.rank_and_world()[0]:
         say = _silent  # of several processes that one command started, the first speaks
-    todo = outputs(config)
-    index, count = process_share(config)
+    todo = outputs(configs)
     if len(todo) == 1:
-        images, output = todo[0]
-        yield extract(replace(config, images=images, output=output), stopping, say)
+        yield from extract_together(todo[0], stopping, say)
         return
     from .loading import DetectorOnce
 
-    detector = DetectorOnce(config, say)
+    detector = DetectorOnce(configs[0], say)
     detector.check()
-    for number, share in shares(len(todo), index, count):
+    for number, share in shares(len(todo), *process_share(configs[0])):
         if stopping.is_set():
             return
-        images, output = todo[number]
-        one = replace(config, images=images, output=output)
+        name = shown(todo[number][0].images)
         try:
-            yield extract(one, stopping, say, share=share, detector=detector)
+            if before := _made_before(todo[number], detector):
+                say(f"{name}: done before")
+                yield from before
+            else:
+                yield from extract_together(todo[number], stopping, say, share=share, detector=detector)
         except (ImageFolderError, StoreError) as error:
-            yield Refused(printable(shown(images)), error)
+            yield Refused(name, error)
     if not stopping.is_set():
         _wait_for_other_ranks()
+
+
+def _made_before(configs: Sequence[ExtractConfig], detector: DetectorOnce) -> list[Report]:
+    """The reports of whole outputs that were made, without a failure, of the very tar that is there now: nothing of it
+    has to be read to know that nothing is to be done. Empty where there is one that is not."""
+    if any(work_dir(config.output).exists() or not config.output.exists() for config in configs):
+        return []
+    from .images.sources import notes_of
+    from .provenance import decoder_identity
+
+    made_by = {**detector.identity, **decoder_identity(), **notes_of(configs[0].images), "failed": 0}
+    reports = []
+    for config in configs:
+        with open_features(config.output) as file:
+            found = provenance(file)
+        if any(found.get(key) != value for key, value in {**config.identity, **made_by}.items()):
+            return []
+        outcome = Outcome(int(found["images"]), [], [])
+        reports.append(Report(output=config.output, share=(0, 1), outcome=outcome, synthetic=detector.synthetic))
+    return reports
 
 
 def _silent(_: str) -> None:

@@ -91,8 +91,6 @@ def compare(ours: Rows, theirs: Rows, file: FeatureFile, images: Indices, *, dev
         common += np.bincount(mine[matching.partner[mine] == yours], minlength=len(ours))
         tick(len(block))
     file.refuse_if_changed()
-    if not all(np.isfinite(side.objective) for side in sides):
-        raise VocabularyError("distances to the centroids are beyond float32: these are no words of such features")
     first, second = (Side(s.objective, s.sizes, s.near) for s in sides)
     return Comparison(first, second, matching, len(images) * file.rows_per_image, len(images), common)
 
@@ -111,6 +109,8 @@ class _Running:
     def see(self, rows: Indices, block: Rows) -> Indices:
         """The words (r,) of these rows of the file."""
         words = self._search.assign(block)
+        if words.min() < 0:  # as faiss says where every distance is infinite
+            raise VocabularyError("distances to the centroids are beyond float32: these are no words of such features")
         apart = nearest.pair_distances(block, np.arange(len(block)), self._centroids, words)
         self.objective += float(apart.sum(dtype=np.float64))
         self.sizes += np.bincount(words, minlength=len(self.sizes))

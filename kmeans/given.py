@@ -49,9 +49,11 @@ def put_in_place(options: Options, centroids: Rows, origin: Mapping[str, str], *
             tell_moved(setting, former.make_way(names, new))
             results.save_array(names.centroids, names.work, centroids)
         results.link(names.centroids)
-        if results.load_json(names.stats).get(results.DIGEST) != new:
-            stats = {results.DIGEST: new, ORIGIN: dict(origin), "targets": {}}
-            results.save_json(names.stats, names.work, stats)
+        stats = results.load_json(names.stats)
+        if stats.get(results.DIGEST) != new:
+            stats = {results.DIGEST: new, "targets": {}}
+        if "training" not in stats and stats.get(ORIGIN) != origin:
+            results.save_json(names.stats, names.work, {**stats, ORIGIN: dict(origin)})
         clean_up(setting, None)
     return names.centroids
 

@@ -14,7 +14,8 @@ _FLOORS = """
     feature_extraction.errors feature_extraction.recipe feature_extraction.machine feature_extraction.places
     feature_extraction.names
     feature_extraction.config
-    feature_extraction.arguments feature_extraction.catalog
+    feature_extraction.arguments feature_extraction.catalog feature_extraction.recipes
+    feature_extraction.flags
     feature_extraction.storage.__init__ feature_extraction.storage.source feature_extraction.storage.files
     feature_extraction.storage.bounded feature_extraction.storage.trees feature_extraction.storage.guard
     feature_extraction.storage.store
@@ -43,8 +44,8 @@ FLOORS = _FLOORS.split()
 KMEANS_MAY_IMPORT = ("storage", "catalog", "recipe", "errors", "machine", "config", "arguments", "places", "names")
 HEAVY = {"torch", "faiss", "h5py", "numpy", "cv2", "PIL", "yaml"}
 LIGHT = (
-    "errors", "recipe", "machine", "places", "names", "config", "arguments", "catalog", "cli", "commands",
-    "__init__", "__main__",
+    "errors", "recipe", "machine", "places", "names", "config", "arguments", "catalog", "recipes", "flags", "cli",
+    "commands", "__init__", "__main__",
 )  # fmt: skip
 """What ``--help`` imports: standard library only."""
 

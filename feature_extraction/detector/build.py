@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +25,8 @@ from .synthetic import looks_synthetic
 
 class Model(Protocol):
     """What both engines offer; see detector.faster_rcnn for shapes."""
+
+    def once(self, images: Tensor) -> AbstractContextManager[None]: ...
 
     def region_features(self, images: Tensor, regions: list[Tensor]) -> Tensor: ...
 
@@ -85,6 +88,10 @@ class Detector:
         """Whether this processor lacks the precision: results are rounded to it, float32 would take the same time."""
         dtype = PRECISIONS[self.precision]
         return self.name == "native" and stored_as(self.device, dtype) != dtype
+
+    def once(self, images: Tensor) -> AbstractContextManager[None]:
+        """Within: several things may be asked of this very batch, and the backbone runs on it once (native)."""
+        return self.model.once(images)
 
     def region_features(self, images: Tensor, regions: list[Tensor]) -> Tensor:
         """fc6 (sum of R_i, F) float32 of given regions, image after image."""

@@ -6,7 +6,9 @@ x1, y1, x2, y2 in pixels of the resized image; features (R, F) float32.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +39,16 @@ class Detections:
     """(R, classes) float32, background first."""
 
 
+@dataclass
+class Seen:
+    """What has been computed of one batch of images."""
+
+    images: Tensor
+    maps: list[Tensor] = field(default_factory=list)
+    """C2..C5."""
+    pyramid: dict[int, Tensor] = field(default_factory=dict)
+
+
 class FasterRCNN(nn.Module):
     """ResNeXt-FPN Faster R-CNN for inference, in the layout of the fork's checkpoint."""
 
@@ -44,6 +56,7 @@ class FasterRCNN(nn.Module):
         super().__init__()
         self.config = config
         self.dtype = torch.float32
+        self._seen: Seen | None = None
         self.body = ResNeXt(w, "backbone.body", config)
         self.fpn = FPN(w, "backbone.fpn", config)
         self.rpn = RPN(w, "rpn", config)
@@ -58,10 +71,23 @@ class FasterRCNN(nn.Module):
                 module.place(device, dtype, tf32=tf32)
         return self
 
+    @contextmanager
+    def once(self, images: Tensor) -> Iterator[None]:
+        """Within: whatever is asked of this very batch, the backbone runs on it once, and its maps are kept."""
+        self._seen = Seen(images)
+        try:
+            yield
+        finally:
+            self._seen = None
+
     def _pyramid(self, images: Tensor, levels: range) -> dict[int, Tensor]:
-        images = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        pyramid: dict[int, Tensor] = self.fpn(self.body(images), levels)
-        return pyramid
+        seen = self._seen if self._seen is not None and self._seen.images is images else Seen(images)
+        if not seen.maps:
+            seen.maps = self.body(images.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        missing = [level for level in levels if level not in seen.pyramid]
+        if missing:  # of levels computed again the bits are the same: those before stay
+            seen.pyramid = {**self.fpn(seen.maps, range(missing[0], missing[-1] + 1)), **seen.pyramid}
+        return {level: seen.pyramid[level] for level in levels}
 
     @torch.inference_mode()
     def region_features(self, images: Tensor, regions: list[Tensor]) -> Tensor:

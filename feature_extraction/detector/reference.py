@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
@@ -104,6 +104,10 @@ class ReferenceDetector:
     def _input(images: Tensor) -> Tensor:
         # The fork's CPU RoIAlign reads (B, C, H, W) memory without asking; channels last would be silently wrong.
         return images.float().contiguous()
+
+    def once(self, images: Tensor) -> AbstractContextManager[None]:
+        """The fork keeps nothing: every call computes all."""
+        return nullcontext()
 
     @torch.no_grad()
     def region_features(self, images: Tensor, regions: list[Tensor]) -> Tensor:

@@ -20,7 +20,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ from feature_extraction import machine
 from feature_extraction.batching import windows
 from feature_extraction.config import SPECS, Spec
 from feature_extraction.detector.build import Detector, choose_device
-from feature_extraction.extract import Extraction
+from feature_extraction.errors import ImageError
+from feature_extraction.extract import Extraction, Target
 from feature_extraction.features import Arrays, NetworkInput, computation_of
 from feature_extraction.images.listing import list_images
 from feature_extraction.progress import Progress
@@ -51,9 +52,9 @@ class NoNetwork:
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         real = computation_of(spec)
-        self.network_size, self.network_input = real.network_size, real.network_input
+        self.network_size, self.network_input, self.input_key = real.network_size, real.network_input, real.input_key
 
-    def features(self, detector: Detector, images: Tensor, batch: Sequence[NetworkInput]) -> list[Arrays]:
+    def features(self, detector: Detector, images: Tensor, batch: Sequence[NetworkInput]) -> list[Arrays | ImageError]:
         if self.spec.name == "grid":
             return [{"features": np.zeros((8, 8, FEATURE_DIM), np.float32)} for _ in batch]
         size = np.array(640, np.int64)
@@ -88,15 +89,16 @@ def measure(folder: Path, scratch: Path, spec: Spec, workers: int, batch_size: i
     """Every image of ``folder`` once."""
     images = list_images(folder, "*.jpg", True).images
     extraction = Extraction(
-        detector=cast(Detector, SimpleNamespace(device=device)), computation=cast(Any, NoNetwork(spec)),
-        decode="proper", batch_size=batch_size, workers=workers,
+        detector=cast(Detector, SimpleNamespace(device=device)), decode="proper", batch_size=batch_size,
+        workers=workers,
     )  # fmt: skip
     mine = list(windows(images, batch_size, 0, 1))
     path = scratch / f"{spec.name}_{workers}.h5"
     with closing(Output(path, {"bench": spec.name}, {}, 0, 1)) as output:
         with closing(Progress(len(images), path.stem)) as progress:
             wall, cpu = time.perf_counter(), time.process_time()
-            extraction.run(mine, {image.id for image in images}, output, progress, threading.Event())
+            target = Target(computation=NoNetwork(spec), output=output, todo={image.id for image in images})
+            extraction.run(mine, [target], progress, threading.Event())
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         written = sum(file.stat().st_size for file in Path(f"{path}.work").iterdir()) // len(images)
     return Rate(len(images), wall, cpu, dict(progress.clock.seconds), written)

@@ -50,6 +50,7 @@ JOBS: Final[Mapping[str, Callable[[Launcher], Command]]] = {
     "check": lambda here: here.command(here.check()),
     "shell": lambda here: here.command(here.shell()),
     "report": host.report,
+    "xlxmert": host.xlxmert,
     "gpu-test": host.gpu_test,
     "test-faults": host.test_faults,
     "setup": host.setup,

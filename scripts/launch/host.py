@@ -89,6 +89,17 @@ def report(here: Launcher) -> Command:
     )
 
 
+def xlxmert(here: Launcher) -> Command:
+    """Every path in place that another program reads; box files are read and written with packages."""
+    settings = here.settings
+    words = ["--datasets", str(settings.datasets), "--for", settings["FOR"]]
+    words += ["--checkout", str(settings.path("READER"))] if settings["READER"] else []
+    words += settings.words("XLXMERT_FLAGS")
+    if settings["FOR"] == "vl-t5":
+        return _in_environment(here, "scripts.xlxmert", *words)
+    return Command(argv=[sys.executable, "-m", "scripts.xlxmert", *words])
+
+
 def gpu_test(here: Launcher) -> Command:
     """The whole of what a GPU has to show, with whatever Python called this."""
     return Command(argv=[sys.executable, "-m", "scripts.gpu_test", *here.settings.words("GPU_TEST_FLAGS")])

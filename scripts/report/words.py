@@ -113,6 +113,14 @@ class Vocabulary:
         return rounds if isinstance(rounds, list) and sound else []
 
     @property
+    def origin(self) -> dict[str, str]:
+        """File, SHA-256 and tensor of centroids that were taken from elsewhere; empty where they were trained here."""
+        found = self.stats.get("origin")
+        names = ("file", "sha256", "tensor")
+        sound = isinstance(found, dict) and all(isinstance(found.get(name), str) for name in names)
+        return {name: found[name] for name in names} if isinstance(found, dict) and sound else {}
+
+    @property
     def unused(self) -> list[int]:
         """Words that no cell has."""
         return np.flatnonzero(self.sizes == 0).tolist()

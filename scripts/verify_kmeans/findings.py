@@ -100,8 +100,8 @@ def verdict(found: dict[str, Any], objective: float, share: float) -> tuple[bool
             f"(make verify compares those) or of fewer rows; {said}"
         )
     return found["share"] >= share, (
-        f"two vocabularies that describe these rows equally well (objectives {abs(excess):.2%} apart); {said}; weights "
-        "that were trained with one do not fit the other"
+        f"other words, and objectives {abs(excess):.2%} apart; {said}; weights that were trained with one vocabulary "
+        "do not fit the other"
     )
 
 
@@ -118,6 +118,7 @@ def load(path: Path) -> dict[str, Any]:
             raise ValueError(f"no document of schema {SCHEMA}")
         for side in ("ours", "theirs"):
             _require(found[side], {"words": int, "centroids_sha256": str, "path": str, "objective": float | int})
+        _require(found["theirs"], {"origin": dict})
         _require(found, {"verdict": str, "share": float | int, "matched": int, "radius": float | int})
         _require(found["rows"], {"target": str, "images": int, "rows": int})
         for pair in found["farthest"]:

@@ -41,11 +41,12 @@ def test_a_series_that_is_none(source: str, said: str) -> None:
 
 
 def test_tars_by_their_names(tmp_path: Path) -> None:
-    (tmp_path / "folder.tar").mkdir()
+    for name in ("folder.tar", "folder.tar.gz"):
+        (tmp_path / name).mkdir()
+        assert not is_tar(tmp_path / name)
     assert is_tar(Path("a.TAR"))
     assert is_tar("https://h/a.tar?token=x.jpg")
     assert not is_tar("https://h/a.jpg?name=a.tar")
-    assert not is_tar(tmp_path / "folder.tar")
     for name in ("a.tar.gz", "a.tgz", "a.tar.zst", "http://h/a.tar.xz?x"):
         with pytest.raises(UsageError, match="compressed"):
             is_tar(name)

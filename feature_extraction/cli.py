@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -318,4 +319,12 @@ def assemble(argv: Sequence[str]) -> int:
     return EXIT_NOTHING
 
 
-COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {"check": check, "assemble": assemble}
+def _tool(name: str) -> Callable[[Sequence[str]], int]:
+    """A command of ``tools_cli``, which stands on this module."""
+    return lambda argv: int(getattr(import_module(".tools_cli", __package__), name)(argv))
+
+
+TOOLS: Final = ("info", "subset", "merge", "split", "repack", "export")
+COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
+    "check": check, "assemble": assemble, **{name: _tool(name) for name in TOOLS}
+}  # fmt: skip

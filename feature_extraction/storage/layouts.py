@@ -11,6 +11,7 @@ import numpy as np
 
 from ..config import OPTION
 from . import guard
+from .half import FEATURES_DTYPE
 
 BOXES: Final = {"features": "<f4", "obj_id": "<i8", "boxes": "<f4", "img_w": "<i8", "img_h": "<i8"}
 PUBLISHED: Final = {"grid": {"features": "<f4"}, "boxes": BOXES}
@@ -38,6 +39,8 @@ class Expected:
         """Of a file with the provenance ``made``, most of whose images have the arrays ``usual``."""
         kind = made.get("kind") if made.get("kind") in PUBLISHED else "boxes" if "boxes" in usual else "grid"
         types = {**PUBLISHED[str(kind)], **{name: OPTIONAL[name] for name in OPTIONAL if name in usual}}
+        if made.get(FEATURES_DTYPE) == "float16":
+            types |= dict.fromkeys((name for name in types if name.startswith("features")), "<f2")
         arrays = {name: [dtype, usual.get(name, [dtype, None])[1]] for name, dtype in types.items()}
         features = arrays["features"][1]
         if features is None:

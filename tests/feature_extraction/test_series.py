@@ -17,6 +17,7 @@ import fsspec
 import numpy as np
 import pytest
 from helpers.common import ROOT, finish
+from helpers.file_server import serving
 from helpers.tars import jpeg, member, samples, tar_bytes, write_folder, write_tar
 from hypothesis import given
 from hypothesis import strategies as st
@@ -328,6 +329,23 @@ def test_torchrun_over_a_series_with_a_bad_tar(run: Run, as_files: Features, com
     run.tar(1).write_bytes(good)
     assert run().exit_code == EXIT_ALL
     assert_equal(run.all_features(), as_files)
+
+
+def test_a_series_and_a_list_over_http(run: Run, as_files: Features, command: Command) -> None:
+    with serving() as server:
+        for number in range(3):
+            server.files[f"/cc/{number:05}.tar"] = run.tar(number).read_bytes()
+        run.images = server.url("/cc/{00000..00002}.tar")
+        returncode, printed = finish(command(*flags(run), cwd=ROOT))
+        assert returncode == 0, printed
+        assert_equal(run.all_features(), as_files)
+        server.files |= {f"/{number:09}.jpg": jpeg(number) for number in range(24)}
+        (run.root / "list.txt").write_text("".join(server.url(f"/{number:09}.jpg\n") for number in range(25)))
+        run.images, run.output = run.root / "list.txt", run.root / "f.h5"
+        returncode, printed = finish(command(*flags(run), cwd=ROOT))
+        assert returncode == 3, printed
+        assert "cannot be read: FileNotFoundError" in printed
+        assert_equal(features(run.output), as_files)
 
 
 def test_the_command_line_says_what_became_of_a_series(run: Run, command: Command) -> None:

@@ -183,6 +183,14 @@ def test_one_image_a_list_and_a_tar_over_http(server: Server, scratch: Path) -> 
         listed(server.url("/images/"), scratch)
 
 
+def test_a_server_that_answers_no_head(server: Server, scratch: Path) -> None:
+    server.head = False
+    server.files["/1.jpg"] = jpeg(1)
+    server.files["/0.tar"] = tar_bytes(samples(range(2)))
+    assert read(listed(server.url("/1.jpg"), scratch).images[0]) == ""
+    assert len(listed(server.url("/0.tar"), scratch).images) == 2
+
+
 @pytest.mark.parametrize("trouble", ["cut:1000", "status:503", "status:429", "page", "unsized:1000"])
 def test_a_line_that_breaks_once_or_twice_is_asked_again(server: Server, scratch: Path, trouble: str) -> None:
     server.files["/0.tar"] = tar_bytes(samples(range(4)))

@@ -130,9 +130,10 @@ def extract_series(configs: Sequence[ExtractConfig], stopping: threading.Event, 
     detector = DetectorOnce(configs[0], say)
     detector.check()
     for number, share in shares(len(todo), *process_share(configs[0])):
-        if stopping.is_set():
-            return
         name = shown(todo[number][0].images)
+        if stopping.is_set():
+            yield Report(output=todo[number][0].output, share=share, stopped=True, stages=f"before {name}")
+            return
         try:
             if before := _made_before(todo[number], detector):
                 say(f"{name}: done before")
@@ -141,8 +142,7 @@ def extract_series(configs: Sequence[ExtractConfig], stopping: threading.Event, 
                 yield from extract_together(todo[number], stopping, say, share=share, detector=detector)
         except (ImageFolderError, StoreError) as error:
             yield Refused(name, error)
-    if not stopping.is_set():
-        _wait_for_other_ranks()
+    _wait_for_other_ranks()
 
 
 def _made_before(configs: Sequence[ExtractConfig], detector: DetectorOnce) -> list[Report]:

@@ -229,6 +229,19 @@ def test_one_image_that_fails_is_tried_again_and_the_others_are_not(run: Run, as
     assert_equal(run.all_features(), as_files)
 
 
+def test_stopped_between_two_tars_it_is_not_done(run: Run, as_files: Features) -> None:
+    stopping, summary = threading.Event(), Summary()
+    config = ExtractConfig(
+        spec=Grid(imsize=64), images=run.images, output=run.output, checkpoint_dir=run.checkpoint, device="cpu"
+    )
+    for result in extract_series([config], stopping, lambda _: None):
+        summary.add(result)
+        stopping.set()
+    assert (summary.images, summary.stopped, summary.exit_code) == (8, True, EXIT_NOTHING)
+    assert run().exit_code == EXIT_ALL
+    assert_equal(run.all_features(), as_files)
+
+
 # --- bad tars ---------------------------------------------------------------------------------------------
 
 

@@ -293,6 +293,12 @@ def test_flipped_bytes_never_end_in_anything_but_a_listing_or_a_refusal(
     listing.close()
 
 
+def test_a_tar_among_images_is_told_by_name(path: Path) -> None:
+    write_tar(path, [1])
+    with pytest.raises(ImageError, match="a tar; name it itself as the source"):
+        decode_image(path)
+
+
 # --- changes --------------------------------------------------------------------------------------------
 
 

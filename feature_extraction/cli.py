@@ -171,15 +171,19 @@ def execute(configs: Sequence[ExtractConfig]) -> int:
     with explained(), stopped_by_signals() as (stopping, by):
         from .series import Refused, Summary, extract_series
 
-        summary = Summary()
+        summary, made = Summary(), []
         for result in extract_series(configs, stopping, say):
             summary.add(result)
             if isinstance(result, Refused):
                 say(f"{result.images}: no features: {result.error}")
             else:
                 _print_report(result)
+                made += [result.output] if result.outcome and result.outcome.images else []
         if summary.results > 1:
             say(summary.line())
+        if made:
+            files = made[0] if len(made) == 1 else made[0].parent / "*.h5"
+            say(f"next: python -m feature_extraction check {files}, or make kmeans once the grids are there")
         return 128 + by[0] if by and summary.exit_code == EXIT_NOTHING else summary.exit_code
     return EXIT_NOTHING
 
@@ -264,8 +268,6 @@ def _print_report(report: Report) -> None:
         from .storage.store import report_path
 
         say(f"  all {len(outcome.failed)} with their reasons: {report_path(report.output)}")
-    if outcome.images:
-        say(f"next: python -m feature_extraction check {report.output}, or make kmeans once the grids are there")
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

@@ -67,8 +67,10 @@ class Summary:
         return EXIT_ALL if self.codes == {EXIT_ALL} else EXIT_SOME_FAILED
 
     def line(self) -> str:
-        refused = f", {self.refused:,} tars could not be done" if self.refused else ""
-        return f"{self.results - self.refused:,} files of {self.images:,} images, {self.failed:,} failed{refused}"
+        refused = f"; {self.refused:,} tars could not be done" if self.refused else ""
+        return (
+            f"in all {self.results - self.refused:,} files of {self.images:,} images, {self.failed:,} failed{refused}"
+        )
 
 
 def outputs(configs: Sequence[ExtractConfig]) -> list[list[ExtractConfig]]:

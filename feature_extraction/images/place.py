@@ -106,7 +106,9 @@ class Place:
         for pause in (*PAUSES, None):
             try:
                 return ask()
-            except (FileNotFoundError, PermissionError, NotImplementedError) as error:
+            except FileNotFoundError as error:
+                raise ImageError("is not there") from error
+            except (PermissionError, NotImplementedError) as error:
                 raise ImageError(f"cannot be read: {self._said(error)}") from error
             except MemoryError:
                 raise

@@ -45,11 +45,15 @@ demo: setup ## everything on a few photographs, on CPU, no network
 docker-build: ## the pinned image for this machine
 	$(call launch,$@)
 
-image-save: ## the image as one file, for a machine without network (IMAGE_FILE=...)
+image-archive: ## the image as one file, for docker load or Apptainer; RUN=charliecloud: for that (IMAGE_FILE=...)
 	$(call launch,$@)
+image-save: image-archive ## its former name
 
 image-test: setup ## build the cpu image for real and compare its files with the host's
 	@CONTAINER=$(call quote,$(value CONTAINER)) scripts/dev/image_test.sh
+
+slurm-test: setup ## a Slurm of our own on this machine: preempted, cancelled, out of time, and the same bits
+	@scripts/dev/slurm_test.sh
 
 shell: ## a shell inside the image, with the data
 	$(call launch,$@)
@@ -67,10 +71,7 @@ download-features: ## all 16 published feature files (477 GB), for make verify
 download-images: ## all images that can be had without a form
 	$(call launch,$@)
 
-download-features-%: FORCE ## those of one data set: coco, vg, gqa or nlvr2
-	$(call launch,$@)
-
-download-images-%: FORCE ## those of one data set; for nlvr2, checks and explains how to get them
+download-%: FORCE ## features-SET or images-SET, of coco, vg, gqa or nlvr2; for nlvr2's images, how to get them
 	$(call launch,$@)
 
 ##@ Features (resumed; a finished file is not done again; PRECISION=, ENGINE=, GPUS=, RUN=container|host)
@@ -79,6 +80,9 @@ extract-all: ## all 16 files, and a table of what became of each
 
 extract-%: FORCE ## one file, as listed below, or several: grid, boxes, coco, vg, gqa, nlvr2, coco-grid, ...
 	$(call launch,$@)
+
+slurm-%: FORCE ## the same in Slurm, as job arrays: slurm-extract-all (k-means included), slurm-kmeans, ... (CLUSTER=file)
+	$(PYTHON) -m scripts.launch --slurm $* $(words)
 
 check: ## read every file that was made bit by bit
 	$(call launch,$@)
@@ -116,5 +120,6 @@ lock: setup ## write every lock file from the pins in pyproject.toml
 	$(PY) -m pip install --quiet '.[lock]' && $(PY) -m scripts.dev.lock
 
 FORCE:
-.PHONY: help setup demo docker-build image-save image-test shell download download-pretrained download-features \
-        download-images extract-all check kmeans verify parity report gpu-test lint test test-fast test-faults lock FORCE
+.PHONY: help setup demo docker-build image-archive image-save image-test slurm-test shell download download-pretrained \
+        download-features download-images extract-all check kmeans verify parity report gpu-test lint test test-fast \
+        test-faults lock FORCE

@@ -43,7 +43,11 @@ def require_curl() -> None:
 
 def require_checkpoint(folder: Path) -> None:
     """The detector's two files, under the names that the scripts read or that the published README saves them under."""
-    if not any((folder / name).is_file() for name in ("detectron_model.pth", "model_final.pth")):
+    try:
+        there = any((folder / name).is_file() for name in ("detectron_model.pth", "model_final.pth"))
+    except OSError as error:
+        raise UsageError(f"{folder}: {error.strerror}: mend its rights, or CHECKPOINT=folder") from None
+    if not there:
         raise UsageError(f"there is no detectron_model.pth in {folder}: make download, or CHECKPOINT=folder")
     if not any(folder.glob("*.yaml")):
         raise UsageError(f"there is no detectron_config.yaml in {folder}: make download, or CHECKPOINT=folder")

@@ -47,6 +47,7 @@ docker-build: ## the pinned image for this machine
 
 image-archive: ## the image as one file, for docker load or Apptainer; RUN=charliecloud: for that (IMAGE_FILE=...)
 	$(call launch,$@)
+
 image-save: image-archive ## its former name
 
 image-test: setup ## build the cpu image for real and compare its files with the host's
@@ -62,7 +63,10 @@ shell: ## a shell inside the image, with the data
 download: ## the detector's checkpoint and configuration
 	$(call launch,$@)
 
-download-pretrained: ## X-LXMERT's weights, which hold the paper's centroids
+download-pretrained: ## X-LXMERT's weights, which hold the paper's centroids, and its image generator's
+	$(call launch,$@)
+
+download-annotations: ## the texts that x-lxmert reads beside the features: LXMERT's annotation files
 	$(call launch,$@)
 
 download-features: ## all 16 published feature files (477 GB), for make verify
@@ -71,17 +75,20 @@ download-features: ## all 16 published feature files (477 GB), for make verify
 download-images: ## all images that can be had without a form
 	$(call launch,$@)
 
-download-%: FORCE ## features-SET or images-SET, of coco, vg, gqa or nlvr2; for nlvr2's images, how to get them
+download-features-%: FORCE ## those of one data set: coco, vg, gqa or nlvr2
 	$(call launch,$@)
 
-##@ Features (resumed; a finished file is not done again; PRECISION=, ENGINE=, GPUS=, RUN=container|host)
+download-images-%: FORCE ## those of one data set; for nlvr2, checks and explains how to get them
+	$(call launch,$@)
+
+##@ Features (resumed; a finished file is not done again; PRECISION=, ENGINE=, GPUS=, RUN=container|host|apptainer)
 extract-all: ## all 16 files, and a table of what became of each
 	$(call launch,$@)
 
 extract-%: FORCE ## one file, as listed below, or several: grid, boxes, coco, vg, gqa, nlvr2, coco-grid, ...
 	$(call launch,$@)
 
-slurm-%: FORCE ## the same in Slurm, as job arrays: slurm-extract-all (k-means included), slurm-kmeans, ... (CLUSTER=file)
+slurm-%: FORCE ## the same in Slurm, as job arrays: slurm-extract-all (with the k-means), slurm-kmeans, ... (CLUSTER=)
 	$(PYTHON) -m scripts.launch --slurm $* $(words)
 
 check: ## read every file that was made bit by bit
@@ -91,6 +98,12 @@ check: ## read every file that was made bit by bit
 kmeans: ## the published k-means: 10,000 centroids, and every image's cluster indices
 	$(call launch,$@)
 
+paper-vocabulary: ## the paper's centroids out of X-LXMERT's weights, and every image's cluster indices
+	$(call launch,$@)
+
+verify-kmeans: ## own centroids against the paper's
+	$(call launch,$@)
+
 verify: ## own feature files against the published ones
 	$(call launch,$@)
 
@@ -98,6 +111,9 @@ parity: ## both engines on the same images, with differences and times
 	$(call launch,$@)
 
 report: setup ## one page about all that was made (REPORT=report.html)
+	$(call launch,$@)
+
+xlxmert: ## every path in place that x-lxmert reads, or what puts it there (READER=its checkout, FOR=vl-t5)
 	$(call launch,$@)
 
 gpu-test: ## all that a GPU has to show, as one table; any python3 with PyTorch (GPU_TEST_FLAGS="--device cpu")
@@ -121,5 +137,5 @@ lock: setup ## write every lock file from the pins in pyproject.toml
 
 FORCE:
 .PHONY: help setup demo docker-build image-archive image-save image-test slurm-test shell download download-pretrained \
-        download-features download-images extract-all check kmeans verify parity report gpu-test lint test test-fast \
-        test-faults lock FORCE
+        download-annotations download-features download-images extract-all check kmeans paper-vocabulary verify-kmeans \
+        verify parity report xlxmert gpu-test lint test test-fast test-faults lock FORCE

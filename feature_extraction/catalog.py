@@ -169,6 +169,10 @@ README_CHECKPOINT_NAMES: Final = {
 FEATURES_BASE_URL: Final = "https://ai2-vision-x-lxmert.s3-us-west-2.amazonaws.com/butd_features"
 PRETRAINED_URL: Final = "https://ai2-vision-x-lxmert.s3-us-west-2.amazonaws.com/x-lxmert/Epoch20_LXRT.pth"
 """X-LXMERT's weights; ``vis_emb.weight`` is set from the paper's centroids."""
+GENERATOR_URL: Final = "https://ai2-vision-x-lxmert.s3-us-west-2.amazonaws.com/image_generator/G_60.pth"
+"""The weights of X-LXMERT's image generator."""
+PRETRAINED_URLS: Final = {"x-lxmert/Epoch20_LXRT.pth": PRETRAINED_URL, "image_generator/G_60.pth": GENERATOR_URL}
+"""Name at a mirror -> address."""
 IMAGE_ARCHIVE_URLS: Final[dict[str, tuple[str, ...]]] = {
     # plain http: the certificate of images.cocodataset.org does not match its name
     "coco": tuple(f"http://images.cocodataset.org/zips/{s.folder}.zip" for s in COCO.splits),

@@ -70,6 +70,8 @@ class Assembly:
     void: Callable[[str, str], None]
     """Records for the next run that what is stored of an image at a place is damaged."""
     say: Callable[[str], None]
+    sha256: Callable[[str], str] | None = None
+    """Digest of an image's bytes now, empty where they cannot be read; None: of the file at its stamp's path."""
 
     def run(self) -> Outcome:
         """Make the file. Raises StoreError, which says what is missing, or OSError; then nothing has changed."""
@@ -82,7 +84,7 @@ class Assembly:
                     stack.enter_context(finished)
                 stored = Stored(finished, self.recipe)
                 stored.learn({*self.expected, *journals(self.folder)})
-                chosen = {image_id: stored.of_these_bytes(image_id, stamp) for image_id, stamp in self.current.items()}
+                chosen = {i: stored.of_these_bytes(i, stamp, self.sha256) for i, stamp in self.current.items()}
                 failures = self._failures(stored)
                 missing = self._missing(chosen, stored, {failure["id"] for failure in failures})
                 # on a shared folder a journal, or the finished file, may be there and not be seen yet
@@ -202,10 +204,10 @@ def _length(journal: Path) -> int:
 
 
 def write_features(
-    path: Path, images: Iterable[tuple[str, Arrays, Source | None]], attributes: Mapping[str, Any]
+    path: Path, images: Iterable[tuple[str, Arrays, Source | None]], attributes: Mapping[str, Any], gzip: int = 0
 ) -> dict[str, Written]:
-    """Write a feature file to the empty file ``path``, synced; returns what was handed over, by image.
-    Raises OSError as the system gave it."""
+    """Write a feature file to the empty file ``path``, synced; returns what was handed over, by image. ``attributes``
+    are asked for behind the last image. Raises OSError as the system gave it."""
     written: dict[str, Written] = {}
     kinds: dict[Kind, Kind] = {}
     fd = os.open(path, os.O_RDWR)
@@ -214,7 +216,7 @@ def write_features(
         with h5py.File(sink, "w") as file:
             for image_id, arrays, source in images:
                 sums = {name: checksum(array) for name, array in arrays.items()}
-                store.write_image(file, image_id, arrays, source, sums)
+                store.write_image(file, image_id, arrays, source, sums, gzip)
                 kind = tuple((name, a.dtype.str, a.shape) for name, a in arrays.items())
                 written[image_id] = (kinds.setdefault(kind, kind), tuple(sums.values()))
                 if sink.error is not None:

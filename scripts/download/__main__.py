@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Download the checkpoint, the published features, the images. Interrupted, the same command continues.
+"""Download checkpoint, published features, images, annotations. Interrupted, the same command continues.
 
     python -m scripts.download checkpoint
     python -m scripts.download features coco vg
     python -m scripts.download images gqa --base-url https://mirror.example/x-lxmert
     python -m scripts.download images nlvr2 --nlvr2 /data/nlvr2-images
+    python -m scripts.download annotations
 
 Several files come at once; each is verified before it appears under its name. SHA-256 sums are recorded in
 downloads.lock.json when a file is first seen, and demanded from then on. Needs curl; no Python packages.
@@ -34,6 +35,7 @@ from .part import remove_leftovers
 from .plan import Plan, nlvr2
 from .policy import RetryPolicy, Run, Stopped
 from .record import LockFile
+from .version import Version
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -101,7 +103,7 @@ def sizes_and_room(downloads: Sequence[Download], run: Run, jobs: int) -> int | 
     if downloads:
         run.say(f"asking for the size of {len(downloads)} file{'s' * (len(downloads) > 1)}")
     with ThreadPoolExecutor(jobs) as pool:
-        answers = list(pool.map(lambda download: ask(download.url, run), downloads))
+        answers = list(pool.map(lambda download: asked(download, run), downloads))
     run.check("download")
     need: dict[int, int] = {}
     where: dict[int, Path] = {}
@@ -126,6 +128,14 @@ def sizes_and_room(downloads: Sequence[Download], run: Run, jobs: int) -> int | 
     return None if None in sizes else sum(size or 0 for size in sizes)
 
 
+def asked(download: Download, run: Run) -> tuple[Version, str]:
+    """As ``ask``; a file that a local folder lacks fails later, alone."""
+    try:
+        return ask(download.url, run)
+    except DownloadError as error:
+        return Version(), str(error)
+
+
 def sum_of(text: str) -> tuple[str, str]:
     name, _, digest = text.partition("=")
     if len(digest) != 64 or set(digest.lower()) - set("0123456789abcdef"):
@@ -142,7 +152,7 @@ def seconds(text: str) -> float:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["checkpoint", "pretrained", "features", "images"])
+    parser.add_argument("what", choices=["checkpoint", "pretrained", "annotations", "features", "images"])
     parser.add_argument("sets", nargs="*", metavar="SET", help=f"of {', '.join(catalog.DATA_SETS)}; all without")
     parser.add_argument("--datasets", type=Path, default=ROOT / "datasets")
     parser.add_argument("--checkpoint_dir", type=Path, default=ROOT / "feature_extraction" / "mask_rcnn_ckpt")
@@ -239,7 +249,9 @@ def next_step(args: argparse.Namespace) -> str:
         return "make download-images-coco, then make extract-coco"
     if args.what == "features":
         return "make verify"
-    return ", ".join(f"make extract-{name}" for name in args.sets)  # of the pretrained weights nothing follows
+    if args.what in ("annotations", "pretrained"):
+        return "make xlxmert puts them where x-lxmert reads them"
+    return ", ".join(f"make extract-{name}" for name in args.sets)
 
 
 if __name__ == "__main__":

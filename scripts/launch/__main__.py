@@ -22,7 +22,7 @@ from feature_extraction.arguments import nearest
 from feature_extraction.config import EXIT_NOTHING, EXIT_USAGE
 from feature_extraction.errors import KitError, UsageError
 
-from . import host, slurm
+from . import host, slurm, vocabulary
 from .container import COMPOSE
 from .jobs import Command, Launcher
 from .settings import Settings, listing
@@ -44,12 +44,15 @@ GROUPS: Final = (
 )
 """What several files are called after ``extract-``: words that all their names have."""
 JOBS: Final[Mapping[str, Callable[[Launcher], Command]]] = {
-    "kmeans": lambda here: here.command(here.kmeans()),
+    "kmeans": lambda here: here.command(vocabulary.kmeans(here)),
+    "paper-vocabulary": lambda here: here.command(vocabulary.paper_vocabulary(here)),
+    "verify-kmeans": lambda here: here.command(vocabulary.verify_kmeans(here)),
     "verify": lambda here: here.command(here.verify()),
     "parity": lambda here: here.command(here.parity()),
     "check": lambda here: here.command(here.check()),
     "shell": lambda here: here.command(here.shell()),
     "report": host.report,
+    "xlxmert": host.xlxmert,
     "gpu-test": host.gpu_test,
     "test-faults": host.test_faults,
     "setup": host.setup,

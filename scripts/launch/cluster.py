@@ -52,7 +52,7 @@ class Cluster:
     at_once: int = 16
     restarts: int = 20
     extract: Resources = field(
-        default_factory=lambda: Resources(time="4:00:00", memory="16G", cpus=8, gpus=1),
+        default_factory=lambda: Resources(time="4:00:00", memory="16G", cpus=6, gpus=1),
     )
     kmeans: Resources = field(
         default_factory=lambda: Resources(time="24:00:00", memory="64G", cpus=16),

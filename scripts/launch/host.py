@@ -16,12 +16,12 @@ from . import checks
 from .jobs import VENV, Command, Launcher
 from .settings import CHECKOUT
 
-DOWNLOADS = {"": "checkpoint", "pretrained": "pretrained", "features": "features", "images": "images"}
-"""What stands after ``download-`` -> what scripts.download calls it."""
+DOWNLOADS = ("", "pretrained", "annotations", "features", "images")
+"""What stands after ``download-``; nothing: the checkpoint."""
 
 
 def download(here: Launcher, target: str) -> Command:
-    """``download``, ``download-pretrained``, ``download-images[-SET]``, ``download-features[-SET]``."""
+    """``download``, ``download-WHAT``, and of features and images ``download-WHAT-SET``."""
     what, _, data = target.removeprefix("download").removeprefix("-").partition("-")
     sets = [data] if data else []
     if what not in DOWNLOADS or (data and (what not in ("features", "images") or data not in catalog.DATA_SETS)):
@@ -34,7 +34,7 @@ def download(here: Launcher, target: str) -> Command:
     command = [sys.executable, "-m", "scripts.download", "--datasets", str(settings.datasets)]
     command += ["--checkpoint_dir", str(settings.checkpoint), "--published", str(settings.published)]
     command += ["--base-url", settings["BASE_URL"]] if settings["BASE_URL"] else []
-    return Command(argv=[*command, *settings.words("DOWNLOAD_FLAGS"), DOWNLOADS[what], *sets])
+    return Command(argv=[*command, *settings.words("DOWNLOAD_FLAGS"), what or "checkpoint", *sets])
 
 
 def docker_build(here: Launcher) -> Command:
@@ -92,6 +92,17 @@ def report(here: Launcher) -> Command:
     return _in_environment(
         here, "scripts.report", "--datasets", str(settings.datasets), "--output", str(settings.path("REPORT"))
     )
+
+
+def xlxmert(here: Launcher) -> Command:
+    """Every path in place that another program reads; box files are read and written with packages."""
+    settings = here.settings
+    words = ["--datasets", str(settings.datasets), "--for", settings["FOR"]]
+    words += ["--checkout", str(settings.path("READER"))] if settings["READER"] else []
+    words += settings.words("XLXMERT_FLAGS")
+    if settings["FOR"] == "vl-t5":
+        return _in_environment(here, "scripts.xlxmert", *words)
+    return Command(argv=[sys.executable, "-m", "scripts.xlxmert", *words])
 
 
 def gpu_test(here: Launcher) -> Command:

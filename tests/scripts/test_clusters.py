@@ -224,7 +224,7 @@ def test_dry_run_prints_scripts_to_keep(checkout: Checkout) -> None:
         assert f"'IMAGE={checkout.folder}/build/xlxmert-features-gpu.sif'" in text or "gpu.sif " in text
     train = scripts["coco-train-grid"]
     options = re.findall(r"^#SBATCH (\S+)$", train, re.M)
-    assert {"--array=0-8%5", "--gres=gpu:a100:1", "--partition=gpu", "--qos=long", "--mem=16G", "--cpus-per-task=8",
+    assert {"--array=0-8%5", "--gres=gpu:a100:1", "--partition=gpu", "--qos=long", "--mem=16G", "--cpus-per-task=6",
             "--time=4:00:00"} <= set(options)  # fmt: skip
     assert "extract-coco-train-grid" in train
     assert """'EXTRACT_FLAGS=--batch_size 4 --shard '"$((SLURM_ARRAY_TASK_ID + 1))/9" &""" in train

@@ -76,6 +76,17 @@ class Report:
         return EXIT_SOME_FAILED if self.outcome.failed else EXIT_ALL
 
 
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What came of the images that were missing."""
+
+    failures: Sequence[Sequence[Failure]]
+    """Of each output."""
+    stages: str = ""
+    """Seconds per stage."""
+    images_per_second: float | None = None
+
+
 def extract(
     config: ExtractConfig,
     stopping: threading.Event,
@@ -112,15 +123,11 @@ def extract_together(
         with closing(first.listing), ExitStack() as stack:
             outputs = [stack.enter_context(closing(_open_output(prepared, say))) for prepared in each]
             todo = [missing(prepared, output, say) for prepared, output in zip(each, outputs, strict=True)]
-            found: list[list[Failure]] = [[] for _ in each]
-            stages = ""
+            made = Made(failures=[[] for _ in each])
             if any(todo):
-                found, stages = _extract_missing(each, outputs, todo, stopping, say)
-            stopped = any(todo) and stopping.is_set()
-            return [
-                _report(*of_one, stopped=stopped, stages="" if n else stages)
-                for n, of_one in enumerate(zip(each, outputs, found, strict=True))
-            ]
+                made = _extract_missing(each, outputs, todo, stopping, say)
+            stopped = [bool(ids) and stopping.is_set() for ids in todo]
+            return [_report(each[n], outputs[n], made, n, stopped=stopped[n]) for n in range(len(each))]
     except OSError as error:
         outputs_at = ", ".join(str(config.output) for config in configs)
         raise StoreError(
@@ -129,17 +136,18 @@ def extract_together(
         ) from error
 
 
-def _report(prepared: Prepared, output: Output, found: Sequence[Failure], *, stopped: bool, stages: str) -> Report:
-    """Finish the file, unless the run was stopped, and say how it ended. ``found``: what gave no features just now."""
+def _report(prepared: Prepared, output: Output, made: Made, number: int, *, stopped: bool) -> Report:
+    """Finish the file, the ``number``-th of its pass, unless the run was stopped, and say how it ended."""
     listing = prepared.listing
-    failures = [*(listing.failures if prepared.index == 0 else ()), *found]
+    failures = [*(listing.failures if prepared.index == 0 else ()), *made.failures[number]]
     now, outcome = _Stamps(listing.images), None
     if not stopped:
-        outcome = output.finish(now, [asdict(failure) for failure in failures], now.sha256)
+        failed = [asdict(failure) for failure in failures]
+        outcome = output.finish(now, failed, now.sha256, made.images_per_second)
     return Report(
         output=prepared.config.output, share=(prepared.index, prepared.count), outcome=outcome, failures=failures,
         stopped=stopped, published=_published_images(prepared.config), synthetic=prepared.detector.synthetic,
-        stages=stages,
+        stages="" if number else made.stages,
     )  # fmt: skip
 
 
@@ -223,8 +231,8 @@ def _is_current(output: Output, image: ListedImage) -> bool:
 
 def _extract_missing(
     each: Sequence[Prepared], outputs: Sequence[Output], todo: Sequence[set[str]], stopping: threading.Event, say: Say
-) -> tuple[list[list[Failure]], str]:
-    """(failures of each output, seconds per stage) of computing what is ``todo``."""
+) -> Made:
+    """Compute what is ``todo`` for each output."""
     from .batching import windows
     from .extract import Extraction, Target
     from .features import computation_of
@@ -247,7 +255,8 @@ def _extract_missing(
     label += f" {share[0] + 1}/{share[1]}" if share[1] > 1 else ""
     with closing(Progress(sum(map(len, mine)), label)) as progress:
         extraction.run(mine, targets, progress, stopping)
-    return [target.failures for target in targets], progress.line() if stopping.is_set() else progress.stages()
+    stages = progress.line() if stopping.is_set() else progress.stages()
+    return Made(failures=[target.failures for target in targets], stages=stages, images_per_second=progress.rate)
 
 
 def use_threads(wanted: int) -> int:

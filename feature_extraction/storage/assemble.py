@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import h5py
 
@@ -46,6 +46,8 @@ class Incomplete(StoreError):
         self.missing = missing
 
 
+RATE: Final = "images_per_second"
+"""Its name in the events of the shares and in the report."""
 Kind = tuple[tuple[str, str, tuple[int, ...]], ...]
 """Name, dtype and shape of each array."""
 Written = tuple[Kind, tuple[int, ...]]
@@ -72,6 +74,9 @@ class Assembly:
     say: Callable[[str], None]
     sha256: Callable[[str], str] | None = None
     """Digest of an image's bytes now, empty where they cannot be read; None: of the file at its stamp's path."""
+    rate: float | None = None
+    """Images per second of the run, where it is known: for the report, never for the file itself, which does not depend
+    on how fast it was made."""
 
     def run(self) -> Outcome:
         """Make the file. Raises StoreError, which says what is missing, or OSError; then nothing has changed."""
@@ -189,7 +194,9 @@ class Assembly:
 
     def _report(self, outcome: Outcome) -> None:
         report = {"output": self.output.name, "images": outcome.images, "failed": outcome.failed}
-        text = json_printable(json.dumps({**report, **self.identity, **self.notes}, indent=1, ensure_ascii=False))
+        rate = {} if self.rate is None else {RATE: self.rate}
+        told = {**report, **rate, **self.identity, **self.notes}
+        text = json_printable(json.dumps(told, indent=1, ensure_ascii=False))
         files.atomic_write(store.report_path(self.output), text + "\n")
 
 

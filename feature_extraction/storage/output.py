@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..config import OPTION
 from ..errors import StoreError
 from . import files, shares
-from .assemble import Assembly, Incomplete, Outcome
+from .assemble import RATE, Assembly, Incomplete, Outcome
 from .bounded import read_json
 from .journal import JournalWriter, journal_name, journals, share_of
 from .shares import FolderClosed, Register
@@ -128,11 +128,13 @@ class Output:
         current: Mapping[str, FileStamp],
         failures: Sequence[Mapping[str, str]],
         sha256: Callable[[str], str] | None = None,
+        images_per_second: float | None = None,
     ) -> Outcome | None:
         """Say that this process has done its share of the images, but for its ``failures`` (id, path, reason).
 
         ``current``: all listed images, the same ids for every process, and what their files are now; ``sha256``: the
         digest of an image's bytes now, empty where they are none to use (None: that of the file at its stamp's path).
+        ``images_per_second``: of this process, for the report beside the file; None where it computed nothing.
         Returns the outcome if the file is whole now, None if others still have to end (``waiting``).
         Raises StoreError if an image has neither features of its bytes nor a reason, or anything fails on the way:
         then the journals are as they were, and the same command goes on from there."""
@@ -140,7 +142,7 @@ class Output:
             plan = plan_digest(current)
             self._keep_plan(plan, current)
             self._journal.end(plan, failures)
-            ended = {"event": "ended", "share": self.index, "of": self.count, "plan": plan}
+            ended = {"event": "ended", "share": self.index, "of": self.count, "plan": plan, RATE: images_per_second}
             try:
                 self._register.append({**ended, "length": self._journal.length})
                 if not self._all_ended(plan):
@@ -260,7 +262,13 @@ class Output:
         return Assembly(
             self.path, self.folder, self._recipe, self.identity, self.notes, current,
             [self.folder / journal_name(i, self.count) for i in ended], expected, self._void, self._say, sha256,
+            self._rate(ended.values()),
         )  # fmt: skip
+
+    def _rate(self, ended: Iterable[Mapping[str, Any]]) -> float | None:
+        """Images per second of all shares together; where none of them computed, what the last report says."""
+        rates = [rate for event in ended if isinstance(rate := event.get(RATE), float)]
+        return sum(rates) if rates else (_read_json(report_path(self.path)) or {}).get(RATE)
 
     def _void(self, image_id: str, place: str) -> None:
         self._stored.forget(image_id, place)

@@ -91,6 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments == ["compose"]:
             print(COMPOSE, end="")
             return 0
+        if "--help" in arguments:
+            print(f"{USAGE}\n\n{__doc__}")
+            return 0
         if "--list" in arguments:
             print("\n".join(["\nEach feature file (16)", *(f"  extract-{f.name}" for f in catalog.feature_files())]))
             print(f"\nVariables (make NAME=value, or in the environment)\n{listing()}")

@@ -50,7 +50,8 @@ class Apptainer:
     def run_command(self, image: str, inside: Inside) -> list[str]:
         """The whole command line of one job."""
         # by the environment, because the flag for it (--env) splits values at commas
-        handed_in = [f"APPTAINERENV_{name}={value}" for name, value in inside.environment.items()]
+        prefix = f"{self.program.upper()}ENV_"
+        handed_in = [f"{prefix}{name}={value}" for name, value in inside.environment.items()]
         # containall: no home, no /tmp, no processes of the host; the image itself is read-only by itself
         flags = [self.program, "exec", "--containall", "--cleanenv", "--pwd", inside.workdir]
         if inside.gpu:

@@ -88,6 +88,9 @@ def test_cards_and_the_task_of_a_step_are_handed_in(monkeypatch: pytest.MonkeyPa
     assert "--nv" in found["apptainer"]
     assert "--set-env=SLURM_STEP_NUM_TASKS=4" in found["charliecloud"]
     assert "CUDA_VISIBLE_DEVICES=0,1" in found["container"]
+    monkeypatch.setattr("shutil.which", lambda program: program if program == "singularity" else None)
+    older = Launcher(Settings({}, ["RUN=apptainer", "TARGET=gpu"]), dry_run=True)
+    assert older.command(older.verify()).argv[1] == "SINGULARITYENV_CUDA_VISIBLE_DEVICES=0,1"
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     assert Launcher(Settings({}, ["GPUS=2"]), dry_run=True).processes == 2
 

@@ -29,7 +29,7 @@ EXTRACT_FLAGS = "EXTRACT_FLAGS=--threads 1"
 KMEANS_FLAGS = "KMEANS_FLAGS=--n_centroids 4 --feat_dim 64 --verbose no"
 CLUSTER = """\
 scripts = "{folder}/jobs"
-images_per_task = 16
+images_per_task = 24
 [extract]
 partition = "low"
 time = "1:00:00"
@@ -56,7 +56,7 @@ class Site:
         images = self.data / "VG/images/VG_100K"
         images.mkdir(parents=True)
         whole = Image.fromarray(photograph("astronaut"))
-        for number in range(48):
+        for number in range(72):
             whole.crop((number, 0, number + 320, 240)).save(images / f"{number:03}.jpg")
         shutil.copytree(self.data, self.alone)
         for job in ("extract-vg-grid", "kmeans"):
@@ -100,7 +100,7 @@ def test_preempted_out_of_time_cancelled_and_submitted_again(site: Site) -> None
     assert site.submit("extract-vg-grid") == array, "what is in the queue is not submitted twice"
     slurm.until(lambda: "RUNNING" in slurm.all_states(array), "a task runs")
     journals = site.data / "VG/features/maskrcnn_grid8.h5.work"
-    slurm.until(lambda: any(p.stat().st_size > 100_000 for p in journals.glob("*")), "features are on the disk")
+    slurm.until(lambda: any(p.stat().st_size > 50_000 for p in journals.glob("*")), "features are on the disk")
 
     urgent = slurm.ask("sbatch", "--parsable", "--partition=high", "--cpus-per-task=4", "--output=/dev/null",
                        "--wrap=sleep 1").strip()  # fmt: skip

@@ -7,6 +7,7 @@ only.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import shutil
@@ -33,6 +34,7 @@ SCRIPT: Final = """\
 #!/bin/bash
 {options}
 # Written by `python3 -m scripts.launch --slurm`; `sbatch` takes it as it is.
+unset SLURM_STEP_ID  # of a session of srun's that submitted this: a batch script is no step
 {setup}cd {checkout} || exit 1
 
 # Of an end that Slurm has decided (preempted, cancelled) every process of the job is told: this shell outlives them.
@@ -95,7 +97,7 @@ def _text(here: Launcher, cluster: Cluster, job: str, resources: Resources, task
     """The script of one job of the launcher; of an array, where it has ``tasks``."""
     name = job.removeprefix("extract-")
     options = [
-        f"--job-name={job_name(name)}",
+        f"--job-name={job_name(here, name)}",
         f"--output={name}.{'%A_%a' if tasks else '%j'}.log",
         "--open-mode=append",
     ]
@@ -140,8 +142,10 @@ def grids_of_kmeans(here: Launcher) -> list[catalog.FeatureFile]:
     return [catalog.FeatureFile(data, split, Grid()) for name, (data, split) in sources if f"_{name}_" in named]
 
 
-def job_name(name: str) -> str:
-    return f"xlxmert-{name}"
+def job_name(here: Launcher, name: str) -> str:
+    """What a job is known by in the queue: one of another data folder is another job."""
+    digest = hashlib.sha256(os.fsencode(here.settings.datasets)).hexdigest()
+    return f"xlxmert-{name}-{digest[:6]}"
 
 
 # ---------------------------------------------------------------- submitting
@@ -182,7 +186,7 @@ def _submit(
 ) -> str:
     """Submit one script, unless there is nothing to do; returns what became of it. ``ids`` takes the job's number.
     Raises UsageError."""
-    if number := queued(script.name):
+    if number := queued(here, script.name):
         ids[script.name] = number
         return f"job {number} is queued or running already"
     if script.name in files and is_made(files[script.name].path(here.settings.datasets)):
@@ -210,7 +214,7 @@ def is_made(output: Path) -> bool:
 
 def _job_before(here: Launcher, file: catalog.FeatureFile, ids: dict[str, str]) -> str:
     """Number of the job that makes ``file``; empty where it is made. Raises UsageError where nobody makes it."""
-    number = ids.get(file.name) or queued(file.name)
+    number = ids.get(file.name) or queued(here, file.name)
     if not number and not is_made(file.path(here.settings.datasets)):
         raise UsageError(
             f"needs {file.path(here.settings.datasets)}, which no job makes: make slurm-extract-{file.name}"
@@ -218,12 +222,10 @@ def _job_before(here: Launcher, file: catalog.FeatureFile, ids: dict[str, str]) 
     return number
 
 
-def queued(name: str) -> str:
+def queued(here: Launcher, name: str) -> str:
     """Number of the caller's job of this name that waits or runs; empty: none."""
-    said = _ask(
-        ["squeue", "--noheader", f"--user={os.geteuid()}", f"--name={job_name(name)}", "--format=%A %F"], CHECKOUT
-    )
-    return said.split()[1] if said.split() else ""
+    mine = [f"--user={os.geteuid()}", f"--name={job_name(here, name)}"]
+    return _ask(["squeue", "--noheader", *mine, "--format=%F"], CHECKOUT).partition("\n")[0].strip()
 
 
 def _ask(command: Sequence[str], folder: Path) -> str:

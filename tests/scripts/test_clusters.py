@@ -15,6 +15,7 @@ from helpers.common import ROOT
 from helpers.launching import RECORDER, Checkout, mounts
 
 from feature_extraction.errors import UsageError
+from scripts.launch import slurm
 from scripts.launch.apptainer import IMAGE_ENVIRONMENT
 from scripts.launch.cluster import Cluster, read_cluster
 from scripts.launch.jobs import Launcher
@@ -26,7 +27,7 @@ echo "sbatch $*" >> "$RECORD.slurm"
 echo "$(($(grep -c ^sbatch "$RECORD.slurm") + 100));cluster"
 """
 SQUEUE = """#!/bin/bash
-case "$*" in *--name=${QUEUED:-nothing}" "*) echo "57 55";; esac
+case "$*" in *--name=${QUEUED:-nothing}-??????" "*) printf '55\\n55\\n';; esac
 """
 
 
@@ -314,6 +315,14 @@ def test_the_kmeans_alone_waits_for_what_is_queued(checkout: Checkout) -> None:
     done = checkout.make(*words, QUEUED="xlxmert-vg-grid")
     assert done.returncode == 0, done.stderr
     assert "--dependency=afterok:55 " in submitted(checkout)[0]
+
+
+def test_a_job_of_another_data_folder_is_another(checkout: Checkout) -> None:
+    names = set()
+    for folder in ("a", "b", "a/../a"):
+        here = Launcher(Settings({}, [f"DATASETS={checkout.folder / folder}"]))
+        names.add(slurm.job_name(here, "vg-grid"))
+    assert len(names) == 2
 
 
 def test_what_slurm_says_is_passed_on(checkout: Checkout) -> None:

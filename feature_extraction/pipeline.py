@@ -80,8 +80,7 @@ class Report:
 class Made:
     """What came of the images that one output missed."""
 
-    failures: Sequence[Sequence[Failure]]
-    """Of each output."""
+    failures: Sequence[Failure] = ()
     stages: str = ""
     """Seconds per stage."""
     images_per_second: float | None = None

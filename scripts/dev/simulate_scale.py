@@ -29,6 +29,7 @@ from feature_extraction.config import SPECS, Spec
 from feature_extraction.features import computation_of
 from feature_extraction.images.listed import ListedImage
 from feature_extraction.recipe import FEATURE_DIM, NUM_CLASSES
+from feature_extraction.storage.layouts import PUBLISHED
 
 LIKE_COCO: Final = {
     (640, 480): 30, (640, 427): 20, (640, 426): 7, (640, 428): 4, (640, 425): 4, (640, 424): 2, (640, 360): 4,
@@ -127,7 +128,7 @@ def what_it_leaves() -> Iterator[str]:
     """Files, groups and bytes of a million images, by kind."""
     for kind, spec in SPECS.items():
         size = spec().bytes_per_image(FEATURE_DIM, NUM_CLASSES)
-        arrays = 1 if kind == "grid" else 5
+        arrays = len(PUBLISHED[kind])
         yield (
             f"| {kind} | {size * 1e6 / 1e9:,.0f} GB, twice while it is assembled | {1 + arrays} million objects | "
             f"{1e6 / PER_TAR:,.0f} .h5 and as many reports, from tars of {PER_TAR:,} |"

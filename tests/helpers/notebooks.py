@@ -1,6 +1,6 @@
 """Notebooks, run afresh by this very Python.
 
-PYTHONPATH=tests python -m helpers.notebooks kmeans/tour.ipynb      stores what it shows now
+PYTHONPATH=tests python -m helpers.notebooks feature_extraction/tour.ipynb      stores what it shows now
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def executed(path: Path, timeout: int = 600) -> Any:
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook, kernel_manager_class=ThisPython, timeout=timeout, startup_timeout=timeout, record_timing=False,
-        resources={"metadata": {"path": str(path.parent)}},
+        resources={"metadata": {"path": str(path.resolve().parent)}},
     )  # fmt: skip
     client.execute()
     notebook.metadata["language_info"] = {"name": "python"}

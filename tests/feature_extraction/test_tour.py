@@ -10,7 +10,7 @@ import pytest
 from helpers.common import ROOT
 from helpers.notebooks import executed
 
-TOUR = ROOT / "kmeans" / "tour.ipynb"
+TOUR = ROOT / "feature_extraction" / "tour.ipynb"
 
 
 def outputs(notebook: nbformat.NotebookNode) -> list[tuple[str, int]]:

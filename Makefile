@@ -90,6 +90,12 @@ check: ## read every file that was made bit by bit
 kmeans: ## the published k-means: 10,000 centroids, and every image's cluster indices
 	$(call launch,$@)
 
+paper-vocabulary: ## the paper's centroids out of X-LXMERT's weights, and every image's cluster indices
+	$(call launch,$@)
+
+verify-kmeans: ## own centroids against the paper's
+	$(call launch,$@)
+
 verify: ## own feature files against the published ones
 	$(call launch,$@)
 
@@ -123,5 +129,5 @@ lock: setup ## write every lock file from the pins in pyproject.toml
 
 FORCE:
 .PHONY: help setup demo docker-build image-save image-test shell download download-pretrained download-annotations \
-        download-features download-images extract-all check kmeans verify parity report xlxmert gpu-test lint \
-        test test-fast test-faults lock FORCE
+        download-features download-images extract-all check kmeans paper-vocabulary verify-kmeans verify parity \
+        report xlxmert gpu-test lint test test-fast test-faults lock FORCE

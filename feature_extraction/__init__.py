@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from .api import BoxFeatures, FeatureExtractor, GridFeatures
+    from .drawing import draw, draw_words, read_names
     from .errors import (
         CheckpointError,
         DeviceError,
@@ -38,6 +39,7 @@ _HOMES: Final = {
         ),
         "errors",
     ),
+    **dict.fromkeys(("draw", "draw_words", "read_names"), "drawing"),
     **dict.fromkeys(("image_ids", "open_features"), "storage.store"),
 }
 __all__ = [
@@ -53,8 +55,11 @@ __all__ = [
     "StoreError",
     "UsageError",
     "__version__",
+    "draw",
+    "draw_words",
     "image_ids",
     "open_features",
+    "read_names",
 ]
 
 

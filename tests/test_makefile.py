@@ -47,8 +47,8 @@ def test_a_person_who_knows_a_little_make_reads_it() -> None:
 def test_the_promised_targets_are_there() -> None:
     promised = {
         "demo", "test", "test-fast", "test-faults", "gpu-test", "check", "docker-build", "download",
-        "download-annotations", "download-features", "download-images", "extract-all", "kmeans", "verify", "report",
-        "xlxmert", "help", "parity", "shell",
+        "download-annotations", "download-features", "download-images", "extract-all", "kmeans", "paper-vocabulary",
+        "verify-kmeans", "verify", "report", "xlxmert", "help", "parity", "shell",
         "image-test", "image-save", "setup", "lint", "lock",
     }  # fmt: skip
     assert promised <= set(TARGETS)
@@ -428,7 +428,9 @@ def test_one_file_keeps_its_exit_code(checkout: Checkout) -> None:
 
 
 @pytest.mark.parametrize("runtime", ["docker", "podman"])
-@pytest.mark.parametrize("target", ["extract-vg-grid", "kmeans", "verify", "parity", "check", "shell"])
+@pytest.mark.parametrize(
+    "target", ["extract-vg-grid", "kmeans", "paper-vocabulary", "verify-kmeans", "verify", "parity", "check", "shell"]
+)
 def test_every_way_in_is_restricted(checkout: Checkout, target: str, runtime: str) -> None:
     """And the only folders that can be written are those of results."""
     (checkout.data / "published").mkdir()
@@ -453,6 +455,8 @@ def test_every_way_in_is_restricted(checkout: Checkout, target: str, runtime: st
     assert writable == {
         "extract-vg-grid": {f"{data}/VG/features"},
         "kmeans": {f"{data}/cluster_centroids"},
+        "paper-vocabulary": {f"{data}/cluster_centroids"},
+        "verify-kmeans": {f"{data}/cluster_centroids"},
         "shell": {f"{data}/COCO/features", f"{data}/VG/features", f"{data}/cluster_centroids"},
     }.get(target, set())
     assert ("--tty" in words) == (target == "shell")

@@ -61,6 +61,8 @@ class ReadOnly(h5py.File):  # type: ignore[misc]  # h5py is not annotated
 
     base: int | None = None
     """The byte that addresses count from, once it is known."""
+    pread: trees.Pread | None = None
+    """Reads pieces of a file that is not on this machine; None of one that is."""
 
     def close(self) -> None:
         with contextlib.suppress(OSError, RuntimeError):  # HDF5 passes a failing close() on, as RuntimeError
@@ -76,7 +78,7 @@ def open_plain(path: Path) -> h5py.File:
     except FileNotFoundError as error:
         raise NotThere(f"{path} does not exist: extract or download it first") from error
     except (OSError, RuntimeError, ValueError) as error:
-        raise _why_not(path, str(error)) from error
+        raise why_not(path, str(error)) from error
     try:
         walkable(file, file.id, path)
         for _ in hard_links(file, file.id, path):
@@ -111,13 +113,16 @@ def _look_before(path: Path) -> None:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from error
     if not size:
         raise StoreError(f"{path} is empty: {MAKE_AGAIN}")
-    hint = (
-        " (a web page or a pointer to the real file)" if begin.lstrip()[:1] == b"<" or begin[:8] == b"version " else ""
-    )
-    raise StoreError(f"{path} is not an HDF5 file; it begins with {shown(begin[:16])}{hint}: {MAKE_AGAIN}")
+    raise no_hdf5(path, begin)
 
 
-def _why_not(path: Path, said: str) -> StoreError:
+def no_hdf5(path: Path | str, begin: bytes) -> StoreError:
+    page = begin.lstrip()[:1] == b"<" or begin[:8] == b"version "
+    hint = " (a web page or a pointer to the real file)" if page else ""
+    return StoreError(f"{path} is not an HDF5 file; it begins with {shown(begin[:16])}{hint}: {MAKE_AGAIN}")
+
+
+def why_not(path: Path | str, said: str) -> StoreError:
     said = " ".join(said.split())
     if "unable to lock" in said or "already open for write" in said or "errno = 11" in said:
         return StoreError(
@@ -138,9 +143,17 @@ def walkable(file: h5py.File, group: Any, where: object) -> None:
     try:
         # not h5o.get_info, which walks the names itself, to say how much room they take
         header = h5g.get_objinfo(group, b".").objno[0]
-        trees.check_group(file.id.get_vfd_handle(), base_of(file), header)
+        trees.check_group(_pread(file), file.id.get_filesize(), base_of(file), header)
     except (trees.Looped, OSError, RuntimeError, struct.error) as error:
         raise StoreError(f"{where}: its names cannot be read ({_reason(error)}): {MAKE_AGAIN}") from error
+
+
+def _pread(file: h5py.File) -> trees.Pread:
+    far = getattr(file, "pread", None)
+    if far is not None:
+        return far  # type: ignore[no-any-return]
+    fd = file.id.get_vfd_handle()
+    return lambda pieces: [os.pread(fd, size, offset) for offset, size in pieces]
 
 
 def base_of(file: h5py.File) -> int:
@@ -262,6 +275,14 @@ def image_group(file: h5py.File, image_id: str) -> Any:
         raise StoreError(f"{path}: image {shown(image_id)} cannot be read ({_reason(error)}): {MAKE_AGAIN}") from error
     walkable(file, group, f"{path}: image {shown(image_id)}")
     return group
+
+
+def holds(file: h5py.File, name: str) -> bool:
+    """Whether the root has a name, whatever it leads to. Raises StoreError where its names cannot be read."""
+    try:
+        return bool(file.id.links.exists(name.encode()))
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise StoreError(f"{file.filename}: its names cannot be read ({_reason(error)}): {MAKE_AGAIN}") from error
 
 
 def h5l_is_hard(group: Any, name: bytes) -> bool:

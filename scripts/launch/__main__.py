@@ -21,7 +21,7 @@ from feature_extraction.arguments import nearest
 from feature_extraction.config import EXIT_NOTHING, EXIT_USAGE
 from feature_extraction.errors import KitError, UsageError
 
-from . import host
+from . import host, vocabulary
 from .container import COMPOSE
 from .jobs import Command, Launcher
 from .settings import Settings, listing
@@ -42,7 +42,9 @@ GROUPS: Final = (
 )
 """What several files are called after ``extract-``: words that all their names have."""
 JOBS: Final[Mapping[str, Callable[[Launcher], Command]]] = {
-    "kmeans": lambda here: here.command(here.kmeans()),
+    "kmeans": lambda here: here.command(vocabulary.kmeans(here)),
+    "paper-vocabulary": lambda here: here.command(vocabulary.paper_vocabulary(here)),
+    "verify-kmeans": lambda here: here.command(vocabulary.verify_kmeans(here)),
     "verify": lambda here: here.command(here.verify()),
     "parity": lambda here: here.command(here.parity()),
     "check": lambda here: here.command(here.check()),

@@ -173,33 +173,7 @@ class Launcher:
             writes=(*elsewhere, output.parent), check=check, says=f"{file.name}: {images} -> {output}",
         )  # fmt: skip
 
-    def kmeans(self) -> Job:
-        """The visual vocabulary. X-LXMERT's programs look for it under two names; the second is a link."""
-        settings, datasets = self.settings, self.settings.datasets
-        flags, words = settings.words("KMEANS_FLAGS"), settings.words("KMEANS_TGT")
-        alias = datasets / "clustering"
-        files = [Path(w) for w in (settings["KMEANS_SRC"], *words) if w.endswith(".h5")]
-        writes = [datasets / "cluster_centroids", *paths_after("--scratch", flags)]
-        if alias.is_dir() and not alias.is_symlink():
-            writes.append(alias)
-
-        def check() -> list[Path]:
-            if self.in_container and not alias.exists() and not alias.is_symlink():
-                alias.symlink_to("cluster_centroids")  # the container may not write beside it
-                if os.geteuid() == 0:
-                    status = writes[0].stat()
-                    os.chown(alias, status.st_uid, status.st_gid, follow_symlinks=False)
-            return self._linked_features()
-
-        return Job(
-            folder="kmeans",
-            command=["python", "run_kmeans.py", f"--src={settings['KMEANS_SRC']}", "--tgt", *words,
-                     "--datasets_dir", str(datasets), *flags],
-            reads=(datasets, *(f.parent for f in files)), writes=writes, check=check,
-            says=f"kmeans: {settings['KMEANS_SRC']} -> {datasets / 'cluster_centroids'}",
-        )  # fmt: skip
-
-    def _linked_features(self) -> list[Path]:
+    def linked_features(self) -> list[Path]:
         """Where links below the data folder lead: whole data sets, their feature folders, single files."""
         datasets = self.settings.datasets
         folders = {d.folder for d in catalog.DATA_SETS.values()} | {
@@ -217,7 +191,7 @@ class Launcher:
         def check() -> list[Path]:
             checks.require_folder(datasets, "make extract-all, or DATASETS=folder")
             checks.require_folder(published, "make download-features, or PUBLISHED=folder")
-            return [*self._linked_features(), *links_out_of(published, (datasets, published), 3)]
+            return [*self.linked_features(), *links_out_of(published, (datasets, published), 3)]
 
         command = ["python", "-m", "scripts.verify", "--ours", str(datasets), "--published", str(published)]
         return Job(
@@ -260,7 +234,7 @@ class Launcher:
         def check() -> list[Path]:
             if not made:
                 raise UsageError(f"no feature file has been made in {datasets}: make extract-all, or DATASETS=folder")
-            return self._linked_features()
+            return self.linked_features()
 
         command = ["python", "-m", "feature_extraction", "check", *map(str, made)]
         return Job(folder="", command=command, reads=(datasets,), check=check)
@@ -276,7 +250,7 @@ class Launcher:
 
         def check() -> list[Path]:
             checks.require_folder(datasets, "make download-images, or DATASETS=folder")
-            return [*self._linked_features(), *links_out_of(checkpoint, (), 1)]
+            return [*self.linked_features(), *links_out_of(checkpoint, (), 1)]
 
         self.in_container = True
         reads = (datasets, *([checkpoint] if checkpoint.is_dir() or self.dry_run else []))

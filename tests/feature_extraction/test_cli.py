@@ -24,7 +24,7 @@ FOLDER = Path(cli.__file__).parent
 @pytest.fixture
 def configured(monkeypatch: pytest.MonkeyPatch) -> list[ExtractConfig]:
     made: list[ExtractConfig] = []
-    monkeypatch.setattr(cli, "execute", lambda config: made.append(config) or 0)
+    monkeypatch.setattr(cli, "execute", lambda configs: made.extend(configs) or 0)
     return made
 
 

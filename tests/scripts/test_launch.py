@@ -19,7 +19,7 @@ from helpers.common import ROOT
 from feature_extraction import catalog
 from feature_extraction.errors import UsageError
 from scripts.launch import __main__ as launch
-from scripts.launch import checks, container, jobs, setup, several
+from scripts.launch import checks, container, jobs, setup, several, vocabulary
 from scripts.launch.container import IMAGE_USER, RESTRICTIONS, Mount, without_nested
 from scripts.launch.jobs import Command, Launcher
 from scripts.launch.settings import BUILD_ARGUMENTS, KNOWN, Settings
@@ -161,7 +161,7 @@ def test_the_vocabulary_has_both_its_names(data: Path, tmp_path: Path, answering
     here = launcher(
         "RUN=container", f"DATASETS={data}", f"KMEANS_FLAGS=--scratch {tmp_path}/scratch", "KMEANS_SRC=/a/x.h5"
     )
-    assert mounted(here.command(here.kmeans())) == {
+    assert mounted(here.command(vocabulary.kmeans(here))) == {
         str(data): (str(data), False),
         f"{data}/cluster_centroids": (f"{data}/cluster_centroids", True),
         f"{tmp_path}/scratch": (f"{tmp_path}/scratch", True),
@@ -172,7 +172,7 @@ def test_the_vocabulary_has_both_its_names(data: Path, tmp_path: Path, answering
     (data / "clustering").unlink()
     (data / "clustering").mkdir()
     here = launcher("RUN=container", f"DATASETS={data}")
-    assert mounted(here.command(here.kmeans()))[f"{data}/clustering"] == (f"{data}/clustering", True)
+    assert mounted(here.command(vocabulary.kmeans(here)))[f"{data}/clustering"] == (f"{data}/clustering", True)
 
 
 def test_outer_folders_come_first_and_once(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_the_second_name_of_the_vocabulary_is_the_owners_too(
     owned = Owned(monkeypatch, 0)
     owned.given[str(tmp_path)] = (4321, 99)
     here = launcher("RUN=container", f"DATASETS={tmp_path}")
-    here.command(here.kmeans())
+    here.command(vocabulary.kmeans(here))
     assert owned.given[str(tmp_path / "clustering")] == owned.given[str(tmp_path / "cluster_centroids")] == (4321, 99)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from feature_extraction.compare import SAME_NETWORK
-from scripts import parity, verify
+from scripts import parity
+from scripts.verify import __main__ as verify
 
 RNG = np.random.default_rng(5)
 

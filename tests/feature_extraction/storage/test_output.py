@@ -47,6 +47,25 @@ def test_provenance_is_in_the_file(tmp_path: Path) -> None:
     assert report["failed"] == broken("2")
 
 
+def test_the_rate_is_in_the_report_and_changes_no_bit_of_the_file(tmp_path: Path) -> None:
+    def finished(name: str, ids: list[str], *rates: float | None) -> tuple[bytes, float | None]:
+        path = tmp_path / name / "f.h5"
+        path.parent.mkdir(exist_ok=True)
+        for index, rate in enumerate(rates):
+            output = Output(path, IDENTITY, {}, index, len(rates))
+            extract(output, ids)
+            output.finish(stamps(ids), [], images_per_second=rate)
+            output.close()
+        report = json.loads((path.parent / "f.report.json").read_text())
+        return path.read_bytes(), report.get("images_per_second")
+
+    file, rate = finished("one", ["1", "2"], 2.5)
+    assert rate == 2.5
+    assert finished("unknown", ["1", "2"], None) == (file, None)
+    assert finished("two", ["1", "2"], 2.5, 1.25) == (file, 3.75)
+    assert finished("two", ["1", "2"], None) == (file, 3.75)  # nothing was left to do: of the run that made it
+
+
 def test_resuming_takes_over_what_any_split_of_the_work_had_done(tmp_path: Path) -> None:
     output = tmp_path / "f.h5"
     ids = [str(i) for i in range(10)]

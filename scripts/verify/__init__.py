@@ -1,0 +1,1 @@
+"""Own feature files against the published ones, and why they differ: ``make verify``."""

@@ -1,0 +1,206 @@
+"""What one image's two results show of why they differ, and what all images of a file show together.
+
+N = boxes, G = grid size, D = feature dimension; arrays as in a feature file (storage.store).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_extraction.compare import (
+    LADDER,
+    PUBLISHED,
+    Arrays,
+    Difference,
+    Level,
+    Tolerance,
+    compare_matched,
+    level_of,
+    match_boxes,
+    relative,
+)
+
+Floats = NDArray[np.float64]
+MARKS: Final = 16
+"""Numbers by which features are found again under another id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What one image showed; None: nothing to be said of it."""
+
+    id: str
+    level: Level
+    difference: Difference
+    source: str = ""
+    """The image file that ours was made of, as our file records it."""
+    correlation: float | None = None
+    """Of the features, place by place, each channel less its mean over the places: 1 is the same picture."""
+    turned: float | None = None
+    """Of grids: the best correlation with ours turned by a quarter or half, or mirrored."""
+    lower_right: float | None = None
+    """Of grids: mean difference in the last row and column over that elsewhere."""
+    sizes: tuple[int, int, int, int] | None = None
+    """Of boxes: width and height of the image, ours, published."""
+    paired: float | None = None
+    """Of boxes: share with a partner at the same place, of whatever class."""
+    clipped: bool | None = None
+    """Of boxes: whether ours reach beyond the image and the published ones do not, and are the same but for that."""
+    suppressed: bool = False
+    """Of boxes: whether most are the same to float32 rounding, and others of the middle of the list have no partner."""
+    ours: Floats = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    published: Floats = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    """The first ``MARKS`` channels' means."""
+
+    @property
+    def differs(self) -> bool:
+        """Beyond float32 rounding."""
+        return self.level > Level.ROUNDING
+
+    @property
+    def jpeg(self) -> bool | None:
+        """Whether the image is a JPEG file; None: our file does not say what it was made of."""
+        return PurePath(self.source).suffix.lower() in (".jpg", ".jpeg") if self.source else None
+
+
+@dataclass
+class Findings:
+    """What one pair of files showed."""
+
+    problems: list[str] = field(default_factory=list)
+    """Of form: what cannot be compared."""
+    evidence: list[Evidence] = field(default_factory=list)
+    channels: list[Floats] = field(default_factory=lambda: [np.zeros(0), np.zeros(0)], repr=False)
+    """(D,) sums of all features of ours, and of the published ones, over the images that differ."""
+    boxes: bool = False
+
+    @property
+    def differences(self) -> list[Difference]:
+        return [e.difference for e in self.evidence]
+
+    @property
+    def differing(self) -> list[Evidence]:
+        return [e for e in self.evidence if e.differs]
+
+    @property
+    def worst_first(self) -> list[Evidence]:
+        """The images that differ beyond float32 rounding, by level, boxes found again, features."""
+
+        def badness(e: Evidence) -> tuple[float, ...]:
+            apart = e.difference
+            features = apart.features if apart.features is not None else float("inf")
+            return (e.level, 1 - (apart.matched if apart.matched is not None else 1.0), features)
+
+        return sorted(self.differing, key=badness, reverse=True)
+
+    @property
+    def levels(self) -> Mapping[Level, int]:
+        counted = Counter(e.level for e in self.evidence)
+        return {level: counted[level] for level in Level}
+
+    @property
+    def profile(self) -> float | None:
+        """Correlation of the channels' means, over the images that differ: near 1 for one checkpoint and layer,
+        whatever the images are; None where none differs."""
+        return correlation(*self.channels) if self.channels[0].size else None
+
+    def add(self, evidence: Evidence, found: Arrays, expected: Arrays) -> None:
+        """One more image."""
+        self.evidence.append(evidence)
+        self.boxes = "boxes" in expected
+        if evidence.differs:
+            sums = [channel_means(arrays) for arrays in (found, expected)]
+            self.channels = [a + b if a.size else b for a, b in zip(self.channels, sums, strict=True)]
+
+
+def channel_means(arrays: Arrays) -> Floats:
+    """(D,) over all places."""
+    features = arrays["features"]
+    return np.asarray(features.reshape(-1, features.shape[-1]).mean(0, dtype=np.float64))
+
+
+def correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Of two arrays of one shape; 0 where one of them is constant or not finite."""
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        x, y = (v.astype(np.float64).ravel() - v.mean(dtype=np.float64) for v in (a, b))
+        found = float((x @ y) / np.sqrt((x @ x) * (y @ y)))
+    return found if np.isfinite(found) else 0.0
+
+
+def centred(features: NDArray[Any]) -> Floats:
+    """(places, D), each channel less its mean."""
+    rows = features.reshape(-1, features.shape[-1]).astype(np.float64)
+    return np.asarray(rows - rows.mean(0))
+
+
+def look(image_id: str, found: Arrays, expected: Arrays, source: str, tolerance: Tolerance = PUBLISHED) -> Evidence:
+    """What one image's arrays, of one form, show."""
+    level = level_of(found, expected)
+    plain: dict[str, Any] = {
+        "id": image_id, "level": level, "source": source,
+        "difference": compare_matched(found, expected, tolerance.boxes),
+        "ours": channel_means(found)[:MARKS], "published": channel_means(expected)[:MARKS],
+    }  # fmt: skip
+    if level <= Level.ROUNDING:
+        return Evidence(**plain)
+    return Evidence(**plain, **(_of_boxes if "boxes" in expected else _of_grid)(found, expected))
+
+
+def _of_grid(found: Arrays, expected: Arrays) -> dict[str, Any]:
+    ours, theirs = found["features"], expected["features"]
+    apart = np.abs(ours.astype(np.float64) - theirs).mean(-1)
+    edge = np.concatenate([apart[-1], apart[:-1, -1]]).mean()
+    elsewhere = apart[:-1, :-1].mean()
+    flat = centred(theirs)
+    return {
+        "correlation": correlation(centred(ours), flat),
+        "turned": max(correlation(centred(turn), flat) for turn in turns(ours)),
+        "lower_right": float(edge / elsewhere) if elsewhere > 0 else float("inf"),
+    }
+
+
+def turns(grid: NDArray[Any]) -> list[NDArray[Any]]:
+    """The seven other ways in which EXIF may turn a square grid."""
+    ways = [np.rot90(grid, quarters) for quarters in range(4)]
+    return [*ways[1:], *(way[:, ::-1] for way in ways)]
+
+
+def _of_boxes(found: Arrays, expected: Arrays) -> dict[str, Any]:
+    pairs = match_boxes(found, expected)
+    shown: dict[str, Any] = {"paired": len(pairs.found) / max(1, len(expected["boxes"]))}
+    if {"img_w", "img_h"} <= set(found) & set(expected):
+        shown["sizes"] = tuple(int(arrays[name]) for arrays in (found, expected) for name in ("img_w", "img_h"))
+        shown["clipped"] = _is_clipped(found, expected, pairs.found, pairs.expected)
+    if len(pairs.found) >= 3:
+        ours, theirs = found["features"][pairs.found], expected["features"][pairs.expected]
+        shown["correlation"] = correlation(centred(ours), centred(theirs))
+    shown["suppressed"] = _lacks_some(found, expected)
+    return shown
+
+
+def _is_clipped(found: Arrays, expected: Arrays, mine: NDArray[np.intp], theirs: NDArray[np.intp]) -> bool:
+    ends = np.array([int(expected["img_w"]), int(expected["img_h"])] * 2, np.float64)
+    if expected["boxes"].size == 0 or (expected["boxes"] > ends + 1e-3).any():
+        return False
+    ours, published = (np.asarray(a["boxes"][rows], np.float64) for a, rows in ((found, mine), (expected, theirs)))
+    beyond = ours > ends + 1e-3
+    bound = LADDER[Level.ROUNDING].boxes
+    inside = np.abs(np.where(beyond, 0, ours - published)).max(initial=0.0) <= 1 + bound  # one pixel: at W - 1
+    return bool(beyond.any() and inside)
+
+
+def _lacks_some(found: Arrays, expected: Arrays) -> bool:
+    """Whether more than half of the boxes are the same to float32 rounding, features included, and some are lacking."""
+    bound = LADDER[Level.ROUNDING]
+    pairs = match_boxes(found, expected)
+    same = pairs.same_class & (pairs.apart <= bound.boxes)
+    share = float(same.sum()) / max(1, len(expected["boxes"]))
+    ours, theirs = (a["features"][rows[same]] for a, rows in ((found, pairs.found), (expected, pairs.expected)))
+    return 0.5 < share < 1 and relative(ours, theirs) <= bound.features

@@ -1,0 +1,172 @@
+"""What the two files alone say of the cause: which images differ, how, and what of them is still the same.
+
+A rule is a function from the findings to its reason, or None where it does not hold; the first that holds is told.
+Causes that leave the same traces share a rule: ``--explain`` tells them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from statistics import median
+from typing import Final
+
+import numpy as np
+
+from feature_extraction.compare import Level
+from feature_extraction.names import printable
+
+from .causes import Cause
+from .evidence import Evidence, Findings
+
+MOST: Final = 0.9
+"""Share of the images that have to show a trace: a near-tie or an odd file may hide it in single ones."""
+SAME_PICTURE: Final = 0.3
+"""Correlation above which two grids, or boxes of one place, show the same picture: on synthetic weights other pictures
+have up to 0.25, the same one in other colours 0.35 and more."""
+SAME_CHANNELS: Final = 0.5
+"""Correlation of the channels' means above which checkpoint and layer are the same: 0.85 and more for other pictures or
+colours, under 0.3 for other seeds or fc7."""
+SAME_MARKS: Final = 1e-3
+EDGE: Final = 2.0
+"""Difference in the last row and column over that elsewhere, from which padding is the cause: zeros beside the image
+reach as far as the detector sees."""
+Rule = Callable[[Findings], str | None]
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """What a pattern suggests."""
+
+    causes: tuple[Cause, ...]
+    """More than one: the files alone do not tell them apart."""
+    because: str
+
+
+def suspect(found: Findings) -> Suspicion | None:
+    """The first rule that holds; None where nothing differs beyond float32 rounding."""
+    if not found.differing:
+        return None
+    for rule, causes in RULES:
+        if because := rule(found):
+            return Suspicion(causes, because)
+    return Suspicion(BEFORE_THE_NETWORK, "the pictures are the same and their features are not")
+
+
+def _share(found: Findings, shows: Callable[[Evidence], object]) -> float:
+    return sum(bool(shows(e)) for e in found.differing) / len(found.differing)
+
+
+def _middle(values: Iterable[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return median(known) if known else None
+
+
+def _under_another_id(found: Findings) -> str | None:
+    """Published features that ours has, under another id."""
+    marks = np.array([e.ours for e in found.evidence])
+    for evidence in found.differing:
+        theirs = evidence.published
+        near = np.abs(marks - theirs).max(1) <= SAME_MARKS * max(float(np.abs(theirs).max()), 1e-30)
+        for index in np.flatnonzero(near).tolist():
+            if found.evidence[index].id != evidence.id:
+                return f"{printable(evidence.id)} holds what ours holds under {printable(found.evidence[index].id)}"
+    return None
+
+
+def _exchanged_sides(found: Findings) -> str | None:
+    turned = [e for e in found.differing if e.sizes and e.sizes[:2] == e.sizes[:1:-1] and e.sizes[0] != e.sizes[1]]
+    if len(turned) < MOST * sum(1 for e in found.differing if e.sizes is None or e.sizes[0] != e.sizes[1]):
+        return None
+    return f"{printable(turned[0].id)} has width and height exchanged" if turned else None
+
+
+def _turned_grids(found: Findings) -> str | None:
+    if (
+        _share(found, lambda e: e.turned is not None and e.turned > max(SAME_PICTURE, (e.correlation or 0) + 0.1))
+        < MOST
+    ):
+        return None
+    return "the grids are the same, turned or mirrored"
+
+
+def _other_sides(found: Findings) -> str | None:
+    other = [e for e in found.differing if e.sizes is not None and e.sizes[:2] != e.sizes[2:]]
+    if not other:
+        return None
+    w, h, width, height = other[0].sizes or (0, 0, 0, 0)
+    return f"{printable(other[0].id)} has {width} x {height} pixels, ours {w} x {h}"
+
+
+def _clipped(found: Findings) -> str | None:
+    return "none reaches beyond its image, ours do" if _share(found, lambda e: e.clipped) >= MOST else None
+
+
+def _same_boxes_other_features(found: Findings) -> str | None:
+    def shows(e: Evidence) -> bool:
+        apart = e.difference
+        return (apart.matched or 0) >= MOST and (apart.features or 0) > 0.2 and (e.correlation or 0) < MOST
+
+    return "boxes and classes are the same, the features are not" if _share(found, shows) >= MOST else None
+
+
+def _some_boxes_lacking(found: Findings) -> str | None:
+    if _share(found, lambda e: e.suppressed) < MOST:
+        return None
+    return "most boxes are the same to float32 rounding, single ones of the middle of the list are others"
+
+
+def _other_channels(found: Findings) -> str | None:
+    profile = found.profile
+    if profile is None or profile >= SAME_CHANNELS:
+        return None
+    return f"the channels' means have a correlation of {profile:.2f} with ours: they mean something else"
+
+
+def _other_channels_of_grids(found: Findings) -> str | None:
+    return None if found.boxes else _other_channels(found)
+
+
+def _single_other_pictures(found: Findings) -> str | None:
+    def other(e: Evidence) -> bool:
+        return e.level == Level.DIFFERENT and (e.correlation or 0) < SAME_PICTURE
+
+    if _share(found, other) < MOST or len(found.differing) > len(found.evidence) / 2:
+        return None
+    return "single images have nothing in common with ours, the rest is the same"
+
+
+def _only_jpeg(found: Findings) -> str | None:
+    if not all(e.jpeg and e.level < Level.DIFFERENT for e in found.differing):
+        return None
+    others = [e for e in found.evidence if e.jpeg is False]
+    return "JPEG files differ a little, others do not" if others else None
+
+
+def _a_little(found: Findings) -> str | None:
+    return "all differences are small" if _share(found, lambda e: e.level < Level.DIFFERENT) >= MOST else None
+
+
+def _right_and_below(found: Findings) -> str | None:
+    ratio = _middle(e.lower_right for e in found.differing)
+    return (
+        f"at the right and below they differ {ratio:.1f} times as much as elsewhere" if (ratio or 0) >= EDGE else None
+    )
+
+
+BEFORE_THE_NETWORK: Final = (Cause.RGB, Cause.SCALE, Cause.RESIZE, Cause.PADDING, Cause.DECODER)
+RULES: Final[tuple[tuple[Rule, tuple[Cause, ...]], ...]] = (
+    (_under_another_id, (Cause.OTHER_IMAGE,)),
+    (_exchanged_sides, (Cause.EXIF,)),
+    (_turned_grids, (Cause.EXIF,)),
+    (_other_sides, (Cause.OTHER_IMAGE,)),
+    (_clipped, (Cause.CLIP,)),
+    (_same_boxes_other_features, (Cause.FC7,)),
+    (_some_boxes_lacking, (Cause.NMS,)),
+    (_single_other_pictures, (Cause.OTHER_IMAGE,)),
+    (_other_channels_of_grids, (Cause.CHECKPOINT, Cause.FC7)),
+    (_other_channels, (Cause.CHECKPOINT,)),
+    (_right_and_below, (Cause.PADDING,)),
+    (_only_jpeg, (Cause.DECODER,)),
+    (_a_little, (Cause.PRECISION, Cause.DECODER, Cause.SCALE, Cause.RESIZE)),
+)

@@ -194,7 +194,7 @@ def _open_output(prepared: Prepared, say: Say) -> Output:
     return Output(
         config.output,
         {**config.identity, **detector.identity, **decoder_identity()},
-        notes_of(detector.device_name, detector.synthetic),
+        {**notes_of(detector.device_name, detector.synthetic), **prepared.listing.notes},
         prepared.index,
         prepared.count,
         say=say,

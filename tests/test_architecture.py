@@ -33,6 +33,7 @@ _FLOORS = """
     feature_extraction.loading feature_extraction.batching feature_extraction.writing
     feature_extraction.extract feature_extraction.streaming
     feature_extraction.pipeline
+    feature_extraction.series
     feature_extraction.api
     feature_extraction.cli
     feature_extraction.exports feature_extraction.tools_cli

@@ -29,6 +29,7 @@ from feature_extraction import catalog
 from feature_extraction.arguments import choose
 from feature_extraction.errors import DownloadError, UsageError
 from feature_extraction.names import printable
+from feature_extraction.terminal import run_main
 
 from .ensure import ensure
 from .fetch import Download, ask
@@ -263,4 +264,4 @@ def next_step(args: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -45,7 +45,11 @@ def require_curl() -> None:
 def require_checkpoint(folder: Path) -> None:
     """The detector's two files, under one of their names."""
     name = "detectron_model.pth"
-    if not any((folder / one).is_file() for one in (name, *catalog.CHECKPOINT_NAMES[name])):
+    try:
+        there = any((folder / one).is_file() for one in (name, *catalog.CHECKPOINT_NAMES[name]))
+    except OSError as error:
+        raise UsageError(f"{folder}: {error.strerror}: mend its rights, or CHECKPOINT=folder") from None
+    if not there:
         raise UsageError(f"there is no {name} in {folder}: make download, or CHECKPOINT=folder")
     if not any(folder.glob("*.yaml")):
         raise UsageError(f"there is no detectron_config.yaml in {folder}: make download, or CHECKPOINT=folder")

@@ -10,7 +10,6 @@ differ most, goes to a JSON file beside our centroids, from which make report sh
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from feature_extraction.arguments import Parser, positive
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
 from feature_extraction.errors import StoreError, VocabularyError
 from feature_extraction.names import printable
+from feature_extraction.terminal import run_main
 from kmeans import cli
 from kmeans.options import DEVICES, Options, feature_path, label
 
@@ -154,4 +154,4 @@ def printable_lines(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

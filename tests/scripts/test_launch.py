@@ -93,6 +93,12 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err.startswith("usage: python3 -m scripts.launch ")
 
 
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch.main(["--help", "kmeans"]) == 0
+    said = capsys.readouterr().out
+    assert all(flag in said for flag in ("--dry-run", "--slurm", "--list", "NAME=value"))
+
+
 def test_a_job_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert launch.main(["kmean"]) == 2
     assert "did you mean 'kmeans'?" in capsys.readouterr().err

@@ -50,7 +50,7 @@ def export(argv: Sequence[str]) -> int:
     add("--features", metavar="ARRAY", help="what becomes the features, as features_fc7 (%(default)s)")
     add("--split", help="fga-h5: train, val or test")
     add("--quirks", action="append", metavar="QUIRK", help="an older form or slip of a published program")
-    add("--per-file", type=positive, help="images a file of safetensors, webdataset (%(default)s)")
+    add("--per_file", type=positive, help="images a file of safetensors, webdataset (%(default)s)")
     parser.set_defaults(
         **{f.name: f.default for f in fields(ExportConfig) if f.default is not MISSING} | {"quirks": []}
     )
@@ -140,7 +140,7 @@ def merge(argv: Sequence[str]) -> int:
     parser = _parser("merge", "Write the images of several feature files of one recipe as one file.")
     parser.add_argument("sources", nargs="+", type=Path, metavar="FILE.h5")
     parser.add_argument("output", type=Path, metavar="OUT.h5")
-    parser.add_argument("--any-split", action="store_true", help="of several data sets or splits: COCO train and valid")
+    parser.add_argument("--any_split", action="store_true", help="of several data sets or splits: COCO train and valid")
     args = parser.parse_args(argv)
     if len(args.sources) < 2:
         parser.error("give at least two files and the name of the new one")

@@ -182,7 +182,7 @@ def _refuse_other_recipe(
         if (name in WHICH and any_split) or name.startswith(LOSS):
             continue
         if made.get(name) != other.get(name):
-            way_out = "; if that is meant, --any-split" if name in WHICH else ""
+            way_out = "; if that is meant, --any_split" if name in WHICH else ""
             raise StoreError(
                 f"{first} and {path} are not of one recipe: {guard.shown(name)} is {made.get(name)!r} and "
                 f"{other.get(name)!r}{way_out}"

@@ -98,7 +98,7 @@ def test_split_by_lists(source: Path, tmp_path: Path) -> None:
     [
         ({"checkpoint_sha256": "other"}, "'checkpoint_sha256' is 'abc' and 'other'"),
         ({"batch_size": 2}, "'batch_size' is None and 2"),
-        ({"split": "train"}, "'split' is 'valid' and 'train'; if that is meant, --any-split"),
+        ({"split": "train"}, "'split' is 'valid' and 'train'; if that is meant, --any_split"),
     ],
 )
 def test_files_of_another_recipe_are_not_merged(

@@ -117,6 +117,16 @@ def test_splits_are_merged_by_name_and_what_differs_is_kept(source: Path, tmp_pa
     assert errors(merged.path) == []
 
 
+def test_the_files_of_a_series_of_tars_are_of_one_recipe(tmp_path: Path) -> None:
+    paths = [
+        write_file(tmp_path / f"{n}.h5", {f"{n}": box_arrays(n)}, {**MADE, "archive": f"{n}.tar", "archive_version": n})
+        for n in range(10)
+    ]
+    merged = said(derive.merge(paths, tmp_path / "out.h5", quiet).path)
+    assert merged["archive"] == " + ".join([f"{n}.tar" for n in range(8)] + ["..."])
+    assert "archive_version" not in merged
+
+
 def test_an_image_twice_counts_once_if_it_is_the_same(source: Path, tmp_path: Path) -> None:
     arrays = stored(source)[COCO[0]]
     other = write_file(tmp_path / "same.h5", {COCO[0]: arrays, "7": box_arrays(7, conf=False)})

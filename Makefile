@@ -28,9 +28,9 @@ endif
 
 ##@ Start here
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	@{ awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	    /^[a-z%-]+:.*## / {printf "  %-26s %s\n", $$1, $$2}' Makefile
-	$(PYTHON) -m scripts.launch --list
+	$(PYTHON) -m scripts.launch --list; } || (($$? == 141)) # make help | head: nobody reads on
 
 setup: .venv/.complete ## a Python environment in .venv from the pinned versions
 
@@ -45,11 +45,16 @@ demo: setup ## everything on a few photographs, on CPU, no network
 docker-build: ## the pinned image for this machine
 	$(call launch,$@)
 
-image-save: ## the image as one file, for a machine without network (IMAGE_FILE=...)
+image-archive: ## the image as one file, for docker load or Apptainer; RUN=charliecloud: for that (IMAGE_FILE=...)
 	$(call launch,$@)
+
+image-save: image-archive ## its former name
 
 image-test: setup ## build the cpu image for real and compare its files with the host's
 	@CONTAINER=$(call quote,$(value CONTAINER)) scripts/dev/image_test.sh
+
+slurm-test: setup ## a Slurm of our own on this machine: preempted, cancelled, out of time, and the same bits
+	@scripts/dev/slurm_test.sh
 
 shell: ## a shell inside the image, with the data
 	$(call launch,$@)
@@ -76,12 +81,15 @@ download-features-%: FORCE ## those of one data set: coco, vg, gqa or nlvr2
 download-images-%: FORCE ## those of one data set; for nlvr2, checks and explains how to get them
 	$(call launch,$@)
 
-##@ Features (resumed; a finished file is not done again; PRECISION=, ENGINE=, GPUS=, RUN=container|host)
+##@ Features (resumed; a finished file is not done again; PRECISION=, ENGINE=, GPUS=, RUN=container|host|apptainer)
 extract-all: ## all 16 files, and a table of what became of each
 	$(call launch,$@)
 
 extract-%: FORCE ## one file, as listed below, or several: grid, boxes, coco, vg, gqa, nlvr2, coco-grid, ...
 	$(call launch,$@)
+
+slurm-%: FORCE ## the same in Slurm, as job arrays: slurm-extract-all (with the k-means), slurm-kmeans, ... (CLUSTER=)
+	$(PYTHON) -m scripts.launch --slurm $* $(words)
 
 check: ## read every file that was made bit by bit
 	$(call launch,$@)
@@ -128,6 +136,6 @@ lock: setup ## write every lock file from the pins in pyproject.toml
 	$(PY) -m pip install --quiet '.[lock]' && $(PY) -m scripts.dev.lock
 
 FORCE:
-.PHONY: help setup demo docker-build image-save image-test shell download download-pretrained download-annotations \
-        download-features download-images extract-all check kmeans paper-vocabulary verify-kmeans verify parity \
-        report xlxmert gpu-test lint test test-fast test-faults lock FORCE
+.PHONY: help setup demo docker-build image-archive image-save image-test slurm-test shell download download-pretrained \
+        download-annotations download-features download-images extract-all check kmeans paper-vocabulary verify-kmeans \
+        verify parity report xlxmert gpu-test lint test test-fast test-faults lock FORCE

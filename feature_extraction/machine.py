@@ -14,6 +14,10 @@ from typing import Final
 CGROUPS: Final = Path("/sys/fs/cgroup")
 WAITING: Final = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """What decides how OpenMP's threads wait; read once, when the OpenMP library is loaded."""
+SLURM_STEP: Final = (
+    "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID",
+)  # fmt: skip
+"""What is read below of a step of Slurm's; a container that hides the environment has to be told these."""
 
 
 def wait_without_spinning(environment: dict[str, str] | os._Environ[str] = os.environ) -> None:

@@ -19,7 +19,7 @@ LEAVES = [
     for kind in ("grid", "boxes")
     for data in ("coco-train", "coco-valid", "coco-test", "vg", "gqa", "nlvr2-train", "nlvr2-valid", "nlvr2-test")
 ]
-BY_MAKE_ALONE = {"help", "setup", "demo", "test", "test-fast", "lint", "lock", "image-test"}
+BY_MAKE_ALONE = {"help", "setup", "demo", "test", "test-fast", "lint", "lock", "image-test", "slurm-test"}
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_the_promised_targets_are_there() -> None:
         "demo", "test", "test-fast", "test-faults", "gpu-test", "check", "docker-build", "download",
         "download-annotations", "download-features", "download-images", "extract-all", "kmeans", "paper-vocabulary",
         "verify-kmeans", "verify", "report", "xlxmert", "help", "parity", "shell",
-        "image-test", "image-save", "setup", "lint", "lock",
+        "image-test", "image-save", "image-archive", "slurm-test", "setup", "lint", "lock",
     }  # fmt: skip
     assert promised <= set(TARGETS)
     phony = set(re.search(r"^\.PHONY:((?:.*\\\n)*.*)$", TEXT, re.M)[1].replace("\\", " ").split())  # type: ignore[index]
@@ -179,7 +179,7 @@ def test_the_former_name_of_target(reading: Checkout) -> None:
 
 
 WRONG = {
-    "RUN=hst": "RUN=hst: known: container, host; did you mean 'host'?",
+    "RUN=hst": "RUN=hst: known: container, host, apptainer, charliecloud; did you mean 'host'?",
     "TARGET=gpus": "TARGET=gpus: known: gpu, cpu; did you mean 'gpu'?",
     "ENGINE=nativ": "ENGINE=nativ: known: native, reference; did you mean 'native'?",
     "ENGINE=docker": "ENGINE=docker: known: native, reference; the container runtime is CONTAINER=docker",

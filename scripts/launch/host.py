@@ -53,7 +53,7 @@ def docker_build(here: Launcher) -> Command:
         if set(str(pip_conf)) & set(',"'):
             raise UsageError(f"PIP_CONF={pip_conf}: the build takes no path with a comma or a quote: give another")
         command += ["--secret", f"id=pip.conf,src={pip_conf}"]
-    command += [*settings.words("BUILD_FLAGS"), "--tag", here.image, "."]
+    command += [*settings.words("BUILD_FLAGS"), "--tag", here.container_image, "."]
     return Command(argv=command, environment={"DOCKER_BUILDKIT": "1"})
 
 
@@ -69,16 +69,21 @@ def revision() -> str:
     return done.stdout.strip()
 
 
-def image_save(here: Launcher) -> Command:
-    """The image as one file, which is at its name only when it is whole."""
+def image_archive(here: Launcher) -> Command:
+    """The image as one file, which is at its name only when it is whole: all layers, as `docker load` and `apptainer
+    build` take them, or, for RUN=charliecloud, the folder that `ch-run` runs."""
     path = here.settings.path("IMAGE_FILE", CHECKOUT / "build" / f"xlxmert-features-{here.target}.tar.gz")
+    image, program = here.container_image, shlex.quote(here.runtime.program)
     if not here.dry_run:
-        here.runtime.require_to_run(here.image)
+        here.runtime.require_to_run(image)
         path.parent.mkdir(parents=True, exist_ok=True)
     part, whole = shlex.quote(f"{path}.part"), shlex.quote(str(path))
-    save = shlex.join([here.runtime.program, "save", here.image])
-    line = f"set -o pipefail; {save} | gzip > {part} && mv {part} {whole}"
-    return Command(argv=["bash", "-c", line], shell=line, says=f"{here.image} -> {path}")
+    before, pack = "", f"{program} save {shlex.quote(image)}"
+    if here.settings["RUN"] == "charliecloud":
+        before = f"name=$({program} create {shlex.quote(image)}); trap '{program} rm \"$name\" >/dev/null' EXIT; "
+        pack = f'{program} export "$name"'
+    line = f"set -eo pipefail; {before}{pack} | gzip > {part} && mv {part} {whole}"
+    return Command(argv=["bash", "-c", line], shell=line, says=f"{image} -> {path}")
 
 
 def report(here: Launcher) -> Command:

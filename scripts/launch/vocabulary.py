@@ -58,7 +58,7 @@ def _job(here: Launcher, name: str, command: Sequence[str], reads: Sequence[Path
     own = [alias] if alias.is_dir() and not alias.is_symlink() else []
 
     def check() -> list[Path]:
-        if here.in_container and not alias.exists() and not alias.is_symlink():
+        if here.in_image and not alias.exists() and not alias.is_symlink():
             alias.symlink_to(folder.name)  # the container may not write beside it
             if os.geteuid() == 0:
                 status = folder.stat()

@@ -274,6 +274,27 @@ def test_resuming_with_another_recipe_is_refused(tmp_path: Path, finished: bool,
     assert {p: b for p, b in after.items() if b} == before
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_an_option_that_is_not_there_has_the_published_value_and_is_compared(tmp_path: Path, finished: bool) -> None:
+    path, ids = tmp_path / "f.h5", ["1", "2"]
+    with_option = {**IDENTITY, "option_threshold": 0.2}
+    for made, other, said in (
+        (with_option, IDENTITY, r"option_threshold 0\.2, now None"),
+        (IDENTITY, with_option, r"option_threshold None, now 0\.2"),
+        (with_option, {**IDENTITY, "option_layer": "fc7"}, "option_layer None, now 'fc7'; option_threshold 0.2, now"),
+    ):
+        if finished:
+            make(path, ids, identity=made)
+        else:
+            output = Output(path, made, {})
+            extract(output, ids)
+            output.close()
+        with pytest.raises(StoreError, match=said):
+            make(path, ids, identity=other)
+        make(path, ids, identity=made)
+        path.unlink()
+
+
 def test_a_run_that_stored_nothing_pins_no_recipe(tmp_path: Path) -> None:
     path = tmp_path / "f.h5"
     first = Output(path, IDENTITY, {})

@@ -28,9 +28,9 @@ endif
 
 ##@ Start here
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	@{ awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	    /^[a-z%-]+:.*## / {printf "  %-26s %s\n", $$1, $$2}' Makefile
-	$(PYTHON) -m scripts.launch --list
+	$(PYTHON) -m scripts.launch --list; } || (($$? == 141)) # make help | head: nobody reads on
 
 setup: .venv/.complete ## a Python environment in .venv from the pinned versions
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, overload
 
@@ -42,12 +42,17 @@ class BoxFeatures:
     boxes: NDArray[np.float32]
     """(N, 4) float32: x1, y1, x2, y2 in pixels of the original image."""
     obj_id: NDArray[np.int64]
-    """(N,) int64: the best class without background, 0..1599 for Visual Genome's 1600."""
+    """(N,) int64: the best class without background, 0..1599 for Visual Genome's 1600; -1: the background, where a
+    spec counts it as a class."""
     cls_prob: NDArray[np.float32]
     """(N, classes) float32: softmax over all classes, background first."""
     img_w: int
     """Pixels of the original image."""
     img_h: int
+    obj_conf: NDArray[np.float32] | None = None
+    """(N,) float32: the score that ranked the box; 0: it has none."""
+    features_fc7: NDArray[np.float32] | None = None
+    """(N, F) float32: fc7 after ReLU, of a spec that asks for both layers."""
     names: tuple[str, ...] | None = None
     """Of the class of each box, empty where it has none; None: the names are not known (``FeatureExtractor``)."""
 
@@ -137,11 +142,14 @@ class FeatureExtractor:
         images: ImageLike | Iterable[ImageLike],
         num_boxes: int = Boxes.num_boxes,
         *,
+        spec: Boxes | None = None,
         batch_size: int = ExtractConfig.batch_size,
         progress: bool = False,
     ) -> list[BoxFeatures]:
-        """The ``num_boxes`` best boxes of each image, in the order given. The rest as for ``grid``."""
-        return list(self.iter_boxes(images, num_boxes, batch_size=batch_size, progress=progress))
+        """The ``num_boxes`` best boxes of each image, in the order given; or those of a ``spec``: ``Boxes`` with other
+        settings, a recipe's (``RECIPES["mmf"].spec``), or ``GivenBoxes``, whose image ids are the names of the files.
+        cls_prob and obj_conf are always there, with the background. The rest as for ``grid``."""
+        return list(self.iter_boxes(images, num_boxes, spec=spec, batch_size=batch_size, progress=progress))
 
     @overload
     def iter_grid(
@@ -173,12 +181,12 @@ class FeatureExtractor:
 
     @overload
     def iter_boxes(
-        self, images: ImageLike | Iterable[ImageLike], num_boxes: int = ..., *,
+        self, images: ImageLike | Iterable[ImageLike], num_boxes: int = ..., *, spec: Boxes | None = ...,
         batch_size: int = ..., progress: bool = ..., on_error: Literal["raise"] = ...,
     ) -> Iterator[BoxFeatures]: ...  # fmt: skip
     @overload
     def iter_boxes(
-        self, images: ImageLike | Iterable[ImageLike], num_boxes: int = ..., *,
+        self, images: ImageLike | Iterable[ImageLike], num_boxes: int = ..., *, spec: Boxes | None = ...,
         batch_size: int = ..., progress: bool = ..., on_error: OnError,
     ) -> Iterator[BoxFeatures | ImageError]: ...  # fmt: skip
     def iter_boxes(
@@ -186,12 +194,15 @@ class FeatureExtractor:
         images: ImageLike | Iterable[ImageLike],
         num_boxes: int = Boxes.num_boxes,
         *,
+        spec: Boxes | None = None,
         batch_size: int = ExtractConfig.batch_size,
         progress: bool = False,
         on_error: OnError = "raise",
     ) -> Iterator[BoxFeatures | ImageError]:
         """What ``boxes`` gives, one image after the other, as ``iter_grid`` does it."""
-        computation = computation_of(Boxes(num_boxes=num_boxes, class_probs=True))
+        computation = computation_of(
+            replace(Boxes(num_boxes=num_boxes) if spec is None else spec, class_probs=True, obj_conf=True)
+        )
         return _each(self._stream(computation, batch_size), images, self._box_features, progress, on_error)
 
     def _stream(self, computation: Computation, batch_size: int) -> Stream:
@@ -202,10 +213,11 @@ class FeatureExtractor:
     def _box_features(self, arrays: Arrays) -> BoxFeatures:
         classes = arrays["obj_id"]
         known = self._names
-        names = None if known is None else tuple(known[c] if c < len(known) else "" for c in classes.tolist())
+        names = None if known is None else tuple(known[c] if 0 <= c < len(known) else "" for c in classes.tolist())
         return BoxFeatures(
             features=arrays["features"], boxes=arrays["boxes"], obj_id=classes, cls_prob=arrays["cls_prob"],
-            img_w=int(arrays["img_w"]), img_h=int(arrays["img_h"]), names=names,
+            img_w=int(arrays["img_w"]), img_h=int(arrays["img_h"]), obj_conf=arrays["obj_conf"],
+            features_fc7=arrays.get("features_fc7"), names=names,
         )  # fmt: skip
 
 

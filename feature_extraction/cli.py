@@ -33,6 +33,7 @@ from .config import (
 )
 from .errors import KitError, UnknownName
 from .flags import add_spec_flags, kinds, parse, specs_of
+from .images.address import is_address
 from .names import printable
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ EPILOG: Final = (
 SEVERITY: Final = (EXIT_ALL, EXIT_SOME_FAILED, EXIT_NOTHING)
 """Exit codes of several files, the worst last."""
 DEFAULTS: Final = {f.name: f.default for f in fields(ExtractConfig)}
+
+
+def origin(text: str) -> str | Path:
+    """What ``--images`` names: a path, or an address as it is."""
+    return text if is_address(text) else Path(text)
 
 
 def _add_flags(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
@@ -62,8 +68,14 @@ def _add_flags(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
     add("--decode", choices=DECODERS, default=DEFAULTS["decode"], help="how palette images and such are read (%(default)s)")  # fmt: skip # noqa: E501
     add("--workers", type=int, default=DEFAULTS["workers"], help="decoding threads (by the processors, at most 4)")
     add("--threads", type=int, default=DEFAULTS["threads"], help="computing threads on a CPU (the same)")
-    add("--shard", type=share, default=DEFAULTS["shard"], metavar="i/n", help="do the i-th of n shares (job arrays)")
-    add("--output", type=Path, help="another .h5 file than the published one")
+    add(
+        "--shard",
+        type=share,
+        default=DEFAULTS["shard"],
+        metavar="i/n",
+        help="do the i-th of n shares (job arrays); of a series of tars every n-th",
+    )
+    add("--output", type=Path, help="another .h5 file than the published one; of tars a folder")
 
 
 def main_for(dataset: str, kind: str, argv: Sequence[str] | None = None) -> int:
@@ -98,8 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, help="root folder of the data set (datasets/NAME)")
     parser.add_argument(
         "--images",
-        type=Path,
-        help="any folder of images, searched recursively, one image, or a list.txt; with --output",
+        type=origin,
+        help="with --output: a folder of images, searched recursively; one image; a list.txt; a .tar, or a series of "
+        "them ('cc3m/{00000..00331}.tar'), a file for each; or the address of any of these (s3://, gs://, https://)",
     )
     parser.add_argument("--kinds", "--kind", type=kinds, default=[Grid.name], metavar=",".join(SPECS), help=f"one, or several that are made in one pass, a file each ({Grid.name})")  # fmt: skip # noqa: E501
     _add_flags(parser, list(SPECS))
@@ -125,7 +138,7 @@ def _common(args: argparse.Namespace, spec: Spec, several: bool) -> dict[str, An
     its published name at the end of the name that was given."""
     known = DEFAULTS.keys() - {"dataset", "split", "spec"}
     values = {name: value for name, value in vars(args).items() if name in known}
-    if several and args.output is not None:
+    if several and args.output is not None and args.output.suffix == ".h5":
         values["output"] = args.output.with_name(f"{args.output.stem}_{spec.suffix}{args.output.suffix}")
     return {**values, "spec": spec}
 
@@ -156,13 +169,22 @@ def execute(configs: Sequence[ExtractConfig]) -> int:
     paragraph."""
     machine.wait_without_spinning()
     with explained(), stopped_by_signals() as (stopping, by):
-        from .pipeline import extract_together
+        from .series import Refused, Summary, extract_series
 
-        reports = extract_together(configs, stopping, say)
-        for report in reports:
-            _print_report(report)
-        worst = max((report.exit_code for report in reports), key=SEVERITY.index)
-        return 128 + by[0] if by and worst == EXIT_NOTHING else worst
+        summary, made = Summary(), []
+        for result in extract_series(configs, stopping, say):
+            summary.add(result)
+            if isinstance(result, Refused):
+                say(f"{result.images}: no features: {result.error}")
+            else:
+                _print_report(result)
+                made += [result.output] if result.outcome and result.outcome.images else []
+        if summary.results > 1:
+            say(summary.line())
+        if made:
+            files = made[0] if len(made) == 1 else made[0].parent / "*.h5"
+            say(f"next: python -m feature_extraction check {files}, or make kmeans once the grids are there")
+        return 128 + by[0] if by and summary.exit_code == EXIT_NOTHING else summary.exit_code
     return EXIT_NOTHING
 
 
@@ -246,8 +268,6 @@ def _print_report(report: Report) -> None:
         from .storage.store import report_path
 
         say(f"  all {len(outcome.failed)} with their reasons: {report_path(report.output)}")
-    if outcome.images:
-        say(f"next: python -m feature_extraction check {report.output}, or make kmeans once the grids are there")
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Final
+from typing import Final, NoReturn
 
 from . import __version__
 from .arguments import nearest
 from .config import EXIT_USAGE
+from .terminal import run_main
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "extract": ("feature_extraction.cli:main", "grid or box features of a data set or of any images"),
@@ -32,6 +33,11 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("scripts.demo:main", "everything on a few photographs"),
 }
 """Name -> (module:function that takes the arguments and returns the exit code, what it does)."""
+
+
+def console() -> NoReturn:
+    """The console command's process."""
+    run_main(main)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .errors import UsageError
 from .images.decode import ImageLike, decode_image
 from .names import printable
+from .recipe import BACKGROUND
 
 _COLOURS: Final = """
     006aaa d4ff40 aabfff 00aa00 950015 aaffea 9580ff 80d480 0000ff 559595 95406a 408000 2abfaa 402abf 40aad4 aad4d4
@@ -237,7 +238,7 @@ def _name(category: int | None, names: Sequence[str] | None) -> str:
 
 def _label(category: int | None, name: str, score: float | None) -> str:
     if not name and category is not None:
-        name = f"class {category}"
+        name = "background" if category == BACKGROUND else f"class {category}"
     parts = [printable(name)[:MAX_LABEL], "" if score is None else f"{score:.2f}"]
     return " ".join(filter(None, parts))
 

@@ -13,7 +13,7 @@ from . import recipe
 from .arguments import choose, positive
 from .config import BOX_FORMATS, BOX_SCALINGS, LAYERS, SPECS, Boxes, GivenBoxes, Grid, Spec
 from .errors import UsageError
-from .recipes import RECIPES, listed
+from .recipes import RECIPES, X_152, listed
 
 RANKING: Final = ("num_boxes", "min_boxes", "threshold")
 """Flags that mean nothing where a file says which boxes."""
@@ -100,8 +100,11 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 def specs_of(parser: argparse.ArgumentParser, args: argparse.Namespace, kinds: Sequence[str]) -> list[Spec]:
     """What the arguments ask for, of these kinds. Exits with the mistake where they contradict each other."""
-    if getattr(args, "recipe", None) is not None and Boxes.name not in kinds:
+    row = RECIPES.get(getattr(args, "recipe", None) or "")
+    if row is not None and Boxes.name not in kinds:
         parser.error(f"--recipe {args.recipe} is one of boxes: --kinds {Boxes.name}")
+    if row is not None and row.detector != X_152 and args.checkpoint_dir is None:
+        parser.error(f"--recipe {args.recipe} is of the {row.detector} detector: give its folder as --checkpoint_dir")
     try:
         return list(dict.fromkeys(spec for kind in kinds for spec in _specs_of(parser, vars(args), SPECS[kind])))
     except UsageError as error:

@@ -52,7 +52,7 @@ def open_boxes(path: Path, form: BoxFormat) -> BoxesOf:
             found = look_up(image_id)
         except (StoreError, OSError, ValueError, TypeError, OverflowError) as error:
             raise ImageError(f"its boxes in {printable(path.name)} cannot be read: {error}") from error
-        if found is None or not len(found):
+        if found is None or found.shape[:1] == (0,):
             raise ImageError(f"{printable(path.name)} gives no boxes for it")
         return _checked(found, form, path)
 

@@ -78,10 +78,9 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What came of the images that were missing."""
+    """What came of the images that one output missed."""
 
-    failures: Sequence[Sequence[Failure]]
-    """Of each output."""
+    failures: Sequence[Failure] = ()
     stages: str = ""
     """Seconds per stage."""
     images_per_second: float | None = None
@@ -123,11 +122,11 @@ def extract_together(
         with closing(first.listing), ExitStack() as stack:
             outputs = [stack.enter_context(closing(_open_output(prepared, say))) for prepared in each]
             todo = [missing(prepared, output, say) for prepared, output in zip(each, outputs, strict=True)]
-            made = Made(failures=[[] for _ in each])
+            made = [Made() for _ in each]
             if any(todo):
                 made = _extract_missing(each, outputs, todo, stopping, say)
-            stopped = [bool(ids) and stopping.is_set() for ids in todo]
-            return [_report(each[n], outputs[n], made, n, stopped=stopped[n]) for n in range(len(each))]
+            stopped = any(todo) and stopping.is_set()
+            return [_report(*of_one, stopped=stopped) for of_one in zip(each, outputs, made, strict=True)]
     except OSError as error:
         outputs_at = ", ".join(str(config.output) for config in configs)
         raise StoreError(
@@ -136,18 +135,18 @@ def extract_together(
         ) from error
 
 
-def _report(prepared: Prepared, output: Output, made: Made, number: int, *, stopped: bool) -> Report:
-    """Finish the file, the ``number``-th of its pass, unless the run was stopped, and say how it ended."""
+def _report(prepared: Prepared, output: Output, made: Made, *, stopped: bool) -> Report:
+    """Finish the file, unless the run was stopped, and say how it ended."""
     listing = prepared.listing
-    failures = [*(listing.failures if prepared.index == 0 else ()), *made.failures[number]]
+    failures = [*(listing.failures if prepared.index == 0 else ()), *made.failures]
     now, outcome = _Stamps(listing.images), None
     if not stopped:
         failed = [asdict(failure) for failure in failures]
-        outcome = output.finish(now, failed, now.sha256, made.images_per_second)
+        outcome = output.finish(now, failed, now.sha256, images_per_second=made.images_per_second)
     return Report(
         output=prepared.config.output, share=(prepared.index, prepared.count), outcome=outcome, failures=failures,
         stopped=stopped, published=_published_images(prepared.config), synthetic=prepared.detector.synthetic,
-        stages="" if number else made.stages,
+        stages=made.stages,
     )  # fmt: skip
 
 
@@ -194,7 +193,7 @@ def _open_output(prepared: Prepared, say: Say) -> Output:
     return Output(
         config.output,
         {**config.identity, **detector.identity, **decoder_identity()},
-        notes_of(detector.device_name, detector.synthetic),
+        {**notes_of(detector.device_name, detector.synthetic), **prepared.listing.notes},
         prepared.index,
         prepared.count,
         say=say,
@@ -231,8 +230,8 @@ def _is_current(output: Output, image: ListedImage) -> bool:
 
 def _extract_missing(
     each: Sequence[Prepared], outputs: Sequence[Output], todo: Sequence[set[str]], stopping: threading.Event, say: Say
-) -> Made:
-    """Compute what is ``todo`` for each output."""
+) -> list[Made]:
+    """Compute what is ``todo`` of each output; the first has the stages of all."""
     from .batching import windows
     from .extract import Extraction, Target
     from .features import computation_of
@@ -256,7 +255,14 @@ def _extract_missing(
     with closing(Progress(sum(map(len, mine)), label)) as progress:
         extraction.run(mine, targets, progress, stopping)
     stages = progress.line() if stopping.is_set() else progress.stages()
-    return Made(failures=[target.failures for target in targets], stages=stages, images_per_second=progress.rate)
+    return [
+        Made(
+            failures=target.failures,
+            stages="" if number else stages,
+            images_per_second=progress.rate if target.todo else None,
+        )
+        for number, target in enumerate(targets)
+    ]
 
 
 def use_threads(wanted: int) -> int:

@@ -16,7 +16,7 @@ from .config import Boxes
 X_152: Final = "X-152"
 """ViLBERT's detector: `make download`."""
 X_101: Final = "X-101"
-"""Pythia's: `python -m scripts.download checkpoint-x101`."""
+"""Pythia's: `python -m scripts.download checkpoint x-101`."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ RECIPES: Final[dict[str, Recipe]] = {
     ),
     "mmf": Recipe(
         _MMF, X_152, "facebookresearch/mmf b0ffc7f, tools/scripts/features/extract_features_vmb.py",
-        "the form is its own; its users could not reproduce its published LMDBs (mmf#895, #896, #1263)",
+        "its program fetches detectron_model_x152 (`download checkpoint mmf-x-152`). Not promised: equality with its "
+        "published LMDBs, which its own users could not reproduce (mmf#895, #896, #1263)",
     ),
     "visualbert": Recipe(_MMF, X_152, "as mmf: MMF's projects/visual_bert", "VQA 2.0, VCR, NLVR2, COCO"),
     "hateful-memes": Recipe(_MMF, X_152, "as mmf: MMF's projects/hateful_memes", "MMBT, ViLBERT, VisualBERT on memes"),
@@ -55,8 +56,9 @@ RECIPES: Final[dict[str, Recipe]] = {
     ),
     "bottom-up-10-100": Recipe(
         Boxes(num_boxes=100, min_boxes=10, threshold=0.2, obj_conf=True), X_152,
-        "MILVLG/bottom-up-attention.pytorch, extract_features.py; microsoft/scene_graph_benchmark (VinVL)",
-        "the selection of these programs, with this detector and best first: every box that scores 0.2, from 10 to 100",
+        "MILVLG/bottom-up-attention.pytorch 7460e36, bua/caffe/config.py, bua/caffe/postprocessing.py",
+        "the selection of these programs with this detector, suppression (0.5, theirs is 0.3) and order, best first: "
+        "every box that scores 0.2, from 10 to 100",
     ),
 }  # fmt: skip
 """By the name that ``--recipe`` takes."""

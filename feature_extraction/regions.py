@@ -115,7 +115,7 @@ def _chosen(
     return ChosenBoxes(
         fc6.numpy(),
         boxes.numpy(),
-        (prob[:, first:].argmax(1) + (first - 1)).numpy(),
+        (prob[:, first:].argmax(1) + (first + recipe.BACKGROUND)).numpy(),
         score.squeeze(1).numpy(),
         prob.numpy(),
         fc7.numpy(),

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -79,7 +80,8 @@ class Stream:
 
     def _load(self, image: Numbered) -> Item[Numbered]:
         try:
-            pixels = self.computation.network_input(self._decoded(image.image))
+            image_id = Path(image.image).stem if isinstance(image.image, str | os.PathLike) else ""
+            pixels = self.computation.network_input(self._decoded(image.image), image_id)
             return Item(image, page_locked(pixels, self.detector.device))
         except ImageError as error:
             return Item(image, error)

@@ -11,7 +11,6 @@ programs look for them, and every target is assigned to them. A vocabulary that 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from feature_extraction import catalog
 from feature_extraction.config import EXIT_ALL, EXIT_SOME_FAILED
 from feature_extraction.errors import CheckpointError
 from feature_extraction.names import printable
+from feature_extraction.terminal import run_main
 from kmeans import cli
 from kmeans.options import Options, feature_path, target_files
 
@@ -207,4 +207,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -14,7 +14,7 @@ _FLOORS = """
     feature_extraction.errors feature_extraction.recipe feature_extraction.machine feature_extraction.places
     feature_extraction.names
     feature_extraction.config
-    feature_extraction.arguments feature_extraction.catalog feature_extraction.recipes
+    feature_extraction.arguments feature_extraction.terminal feature_extraction.catalog feature_extraction.recipes
     feature_extraction.flags
     feature_extraction.storage.__init__ feature_extraction.storage.source feature_extraction.storage.files
     feature_extraction.storage.bounded feature_extraction.storage.trees feature_extraction.storage.guard
@@ -33,6 +33,7 @@ _FLOORS = """
     feature_extraction.loading feature_extraction.batching feature_extraction.writing
     feature_extraction.extract feature_extraction.streaming
     feature_extraction.pipeline
+    feature_extraction.series
     feature_extraction.api
     feature_extraction.cli
     feature_extraction.exports feature_extraction.tools_cli
@@ -42,7 +43,18 @@ _FLOORS = """
     scripts
 """
 FLOORS = _FLOORS.split()
-KMEANS_MAY_IMPORT = ("storage", "catalog", "recipe", "errors", "machine", "config", "arguments", "places", "names")
+KMEANS_MAY_IMPORT = (
+    "storage",
+    "catalog",
+    "recipe",
+    "errors",
+    "machine",
+    "config",
+    "arguments",
+    "places",
+    "names",
+    "terminal",
+)
 HEAVY = {"torch", "faiss", "h5py", "numpy", "cv2", "PIL", "yaml"}
 LIGHT = (
     "errors", "recipe", "machine", "places", "names", "config", "arguments", "catalog", "recipes", "flags", "cli",

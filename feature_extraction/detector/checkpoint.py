@@ -92,7 +92,7 @@ def _explain(path: Path, config: DetectorConfig, tensors: Mapping[str, Tensor], 
     elif found == 101 and config.depth == 152:
         reason = (
             "This is the X-101 model (Pythia's detectron_model.pth, 652 MB), not the X-152 of the paper, which has "
-            "the same file name: take ViLBERT's (make download)"
+            "the same file name: take ViLBERT's (make download), or have only its own detectron_model.yaml beside it"
         )
     elif found is not None and found != config.depth:
         reason = f"The file holds a network of depth {found}, the configuration asks for {config.depth}"

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import OPTION
 from ..errors import StoreError
 from ..storage import guard, store
 from ..storage.half import Loss
@@ -25,6 +26,16 @@ Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
+class Background:
+    """What a file has of the background, the first of the detector's classes."""
+
+    stored: bool = True
+    """Whether the first column of ``cls_prob`` is its."""
+    is_class: bool = False
+    """Whether boxes were ranked and named by it, too: ``obj_id`` is -1 there."""
+
+
+@dataclass(frozen=True)
 class Entry:
     """One image to be written."""
 
@@ -32,8 +43,7 @@ class Entry:
     """What it is called in OUT."""
     arrays: Arrays
     """As stored; the features chosen under ``features``, in the type asked for. Little endian, row after row."""
-    first_class: int = 1
-    """Column of ``cls_prob`` behind the background's: 0 where that is not stored."""
+    background: Background = Background()
 
     @property
     def features(self) -> NDArray[Any]:
@@ -56,7 +66,12 @@ class Entry:
     @property
     def class_probs(self) -> NDArray[np.float32]:
         """(N, classes), without the background."""
-        return self.arrays["cls_prob"][:, self.first_class :]
+        return self.arrays["cls_prob"][:, int(self.background.stored) :]
+
+    @property
+    def objects(self) -> NDArray[np.int64]:
+        """(N,): the class of each box as the published programs count: from the background where that is one."""
+        return self.arrays["obj_id"] + int(self.background.is_class)
 
     @property
     def num_boxes(self) -> int:
@@ -71,7 +86,8 @@ class Entries:
     def __init__(self, file: h5py.File, config: ExportConfig, loss: Loss) -> None:
         self._file, self._config, self.loss = file, config, loss
         self._needs: tuple[str, ...] = ()
-        self.first_class = 0 if store.provenance(file).get("class_probs") == "foreground" else 1
+        made = store.provenance(file)
+        self._background = Background(made.get("class_probs") != "foreground", bool(made.get(OPTION + "background")))
 
     def require(self, needs: tuple[str, ...]) -> None:
         """Let ``read`` refuse an image without these arrays."""
@@ -98,7 +114,7 @@ class Entries:
             if is_features and not halved and values.dtype == np.float16:
                 arrays[array] = _plain(values.astype(np.float32))  # exact
         arrays["features"] = arrays[name]
-        return Entry(key, arrays, self.first_class)
+        return Entry(key, arrays, self._background)
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:

@@ -116,12 +116,13 @@ def record_path(output: Path) -> Path:
 
 
 def read_record(output: Path) -> dict[str, Any]:
-    """What stands beside OUT; empty where nothing does."""
+    """What stands beside OUT; empty where nothing of ours does."""
     try:
         found = read_json(record_path(output))
-    except (OSError, ValueError):
+        sound = isinstance(found["images"], int) and isinstance(found["bytes"], int)
+        return dict(found) if sound and all(isinstance(note, str) for note in found["notes"]) else {}
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def publish(ledger: Ledger, output: Path, record: Mapping[str, Any]) -> None:

@@ -27,12 +27,13 @@ def info_of(image: Entry) -> dict[str, Any]:
     info: dict[str, Any] = {
         "bbox": image.boxes,
         "num_boxes": image.num_boxes,
-        "objects": image.arrays["obj_id"],
+        "objects": image.objects,
         "image_width": image.width,
         "image_height": image.height,
     }
     if "cls_prob" in image.arrays:
-        info["cls_prob"] = image.class_probs
+        # MMF with --background stores all columns
+        info["cls_prob"] = image.arrays["cls_prob"] if image.background.is_class else image.class_probs
     return info
 
 

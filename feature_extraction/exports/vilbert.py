@@ -48,7 +48,7 @@ class VilbertNpy(Format):
             said = {
                 "bbox": image.boxes,
                 "num_boxes": image.num_boxes,
-                "objects": probs[1:].argmax(1) if mis_sliced else image.arrays["obj_id"],
+                "objects": probs[1:].argmax(1) if mis_sliced else image.objects,
                 "image_width": image.width,
                 "image_height": image.height,
                 "cls_prob": probs,
@@ -99,7 +99,7 @@ class VilbertLmdb(Format):
 
 def _with_background(image: Entry) -> NDArray[np.float32]:
     """(N, 1601): the class probabilities, the background's first. Raises StoreError where that is not stored."""
-    if image.first_class == 0:
+    if not image.background.stored:
         raise StoreError(
             "cls_prob is stored without the background, which ViLBERT has first: extract with --class_probs"
         )

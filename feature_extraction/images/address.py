@@ -30,12 +30,20 @@ def is_address(source: Origin) -> bool:
 
 def is_tar(source: Origin) -> bool:
     """Whether images lie inside ``source``, by its name. Raises UsageError for a compressed one."""
-    path = urlsplit(str(source)).path if is_address(source) else str(source)
+    if not is_address(source) and os.path.isdir(source):
+        return False
+    path = path_of(str(source)) if is_address(source) else str(source)
     if _COMPRESSED.search(path):
         raise UsageError(
             f"{shown(source)}: compressed, so its members cannot be read where they lie: decompress it first (to .tar)"
         )
-    return path.lower().endswith(TAR_SUFFIX) and not os.path.isdir(source)
+    return path.lower().endswith(TAR_SUFFIX)
+
+
+def path_of(address: str) -> str:
+    """What follows the place in an address; where nothing does ("memory://x.tar"), the place."""
+    parts = urlsplit(address)
+    return parts.path or parts.netloc
 
 
 def shown(source: Origin) -> str:

@@ -7,11 +7,11 @@ what it is: the id is the stem of the name, read as UTF-8; of several images wit
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final, Generic, Protocol, TypeVar
+from typing import Any, BinaryIO, Final, Generic, Protocol, TypeVar
 
 from ..names import printable
 from ..storage.source import FileStamp, Source
@@ -107,6 +107,8 @@ class Listing(Generic[Listed_co]):
     """Files passed over because an image of the same id and the same content is in ``images``."""
     ignored: int = 0
     """Members of a tar that are no images: captions, numbers."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What the feature file is to say of a source that is one file: a tar's name and version."""
     close: Callable[[], None] = field(default=_nothing, compare=False)
     """Lets go of what the images are read from; they cannot be read afterwards."""
 
@@ -140,7 +142,7 @@ class Found(Generic[Listed]):
     def fail(self, stem: bytes, shown: str, reason: str) -> None:
         self.failures.append(Failure(stem.decode("utf-8", "backslashreplace"), shown, reason))
 
-    def listing(self, ignored: int = 0, close: Callable[[], None] = _nothing) -> Listing[Listed]:
+    def listing(self) -> Listing[Listed]:
         images: list[Listed] = []
         copies = 0
         for stem in sorted(self.images_of):
@@ -152,7 +154,7 @@ class Found(Generic[Listed]):
                 else:
                     copies += 1
         failures = tuple(sorted(self.failures, key=lambda f: f.path))
-        return Listing(tuple(images), failures, copies, ignored, close)
+        return Listing(tuple(images), failures, copies)
 
 
 def split_name(name: bytes) -> tuple[bytes, bytes]:

@@ -6,15 +6,16 @@ What reads addresses is imported when there is one.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
 
 from ..errors import ImageFolderError
 from ..names import printable
 from . import listing, tar
-from .address import Origin, is_address, is_tar, shown
+from .address import Origin, is_address, is_tar, path_of, shown
 from .listed import IMAGE_SUFFIXES, ListedImage, Listing
 
 LIST_SUFFIX: Final = ".txt"
@@ -44,7 +45,7 @@ def _list_address(address: str, scratch: Path, say: Callable[[str], None]) -> Li
 
     if is_tar(address):
         return tar.list_archive(remote.fetch_tar(address, scratch, say))
-    suffix = Path(urlsplit(address).path or urlsplit(address).netloc).suffix.lower()
+    suffix = Path(path_of(address)).suffix.lower()
     if suffix == LIST_SUFFIX:
         content, name = remote.read_list(address, listing.MAX_LIST_BYTES + 1)
         lines = [line.decode("utf-8", "replace") for line in listing.entries_in(content, name)]
@@ -67,15 +68,13 @@ def _below(address: str, line: str) -> str:
     return line
 
 
-def version_of(source: Origin) -> tuple[str, int] | None:
-    """(name, version) of a tar, another number when it is another one, without reading it; None for what is no tar.
-    Raises ImageFolderError where it is not there."""
+def notes_of(source: Origin) -> Mapping[str, Any]:
+    """The notes of the listing of a tar, without reading it; of what is no tar none. Raises ImageFolderError."""
     if not is_tar(source):
-        return None
+        return {}
     if is_address(source):
         from . import remote
 
-        return remote.version_at(str(source))
-    archive = tar.open_tar(Path(source))
-    archive.close()
-    return archive.name, archive.version
+        return tar.notes_of(*remote.version_at(str(source)))
+    with closing(tar.open_tar(Path(source))) as archive:
+        return tar.notes_of(archive.name, archive.version)

@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 from .. import catalog
 from ..errors import StoreError, UsageError
 from ..machine import usable_cpus
+from ..terminal import run_main
 from . import guard, layouts, store
 from .reader import ArrayReader
 
@@ -274,4 +275,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -36,6 +36,7 @@ LOSS: Final = "float16_"
 MOST_NAMED: Final = 100
 """Files that ``derived`` names; the rest is counted, the digest is of all."""
 
+MOST_OPEN: Final = 64
 Image = tuple[str, Arrays, Source | None]
 Tell = Callable[[int, int], None]
 
@@ -91,20 +92,20 @@ def _split(source: Path, lists: Mapping[str, Sequence[str]], folder: Path, tell:
 def merge(sources: Sequence[Path], output: Path, tell: Tell, *, any_split: bool = False) -> Made:
     """Write the images of several files as one. They must be of one recipe, ``any_split``: but for data set and split.
     An image in several of them must be the same, bit for bit. Raises StoreError naming the first difference."""
-    with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(store.open_features(source)) for source in sources]
-        made = [store.provenance(file) for file in opened]
-        for path, other in zip(sources[1:], made[1:], strict=True):
-            _refuse_other_recipe(sources[0], made[0], path, other, any_split)
-        homes: dict[str, h5py.File] = {}
-        for file in opened:
+    with contextlib.closing(OpenFiles()) as opened:
+        made: list[dict[str, Any]] = []
+        homes: dict[str, Path] = {}
+        for path in sources:
+            file = opened.get(path)
+            made.append(store.provenance(file))
+            _refuse_other_recipe(sources[0], made[0], path, made[-1], any_split)
             for image_id in store.image_ids(file):
                 if image_id in homes:
-                    _refuse_other_contents(image_id, homes[image_id], file)
-                homes.setdefault(image_id, file)
+                    _refuse_other_contents(image_id, opened.get(homes[image_id]), opened.get(path))
+                homes.setdefault(image_id, path)
         ids = sorted(homes, key=str.encode)
         attributes = {**_joined(made), DERIVED: _derived("merge", sources, None)}
-        images = ((i, *_read(homes[i], i)) for i in ids)
+        images = ((i, *_read(opened.get(homes[i]), i)) for i in ids)
         return _write(output, images, len(ids), attributes, tell)
 
 
@@ -129,6 +130,25 @@ def repack(source: Path, output: Path, tell: Tell, *, gzip: int = 0, half: bool 
         attributes[DERIVED] = _derived("repack", [source], file, gzip=gzip, dtype="float16" if half else "")
         images = halved() if half else _of(file, ids)
         return _write(output, images, len(ids), attributes, tell, gzip), loss if half else None
+
+
+class OpenFiles:
+    """Feature files, the last ``MOST_OPEN`` of them open: an operating system lets a process open some thousand."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, h5py.File] = {}
+
+    def get(self, path: Path) -> h5py.File:
+        """The open file; it stays open until so many others were asked for. Raises StoreError."""
+        file = self._open.pop(path, None) or store.open_features(path)
+        self._open[path] = file
+        if len(self._open) > MOST_OPEN:
+            self._open.pop(next(iter(self._open))).close()
+        return file
+
+    def close(self) -> None:
+        for file in self._open.values():
+            file.close()
 
 
 # --- reading ---------------------------------------------------------------------------------------------------

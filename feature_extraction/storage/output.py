@@ -128,6 +128,7 @@ class Output:
         current: Mapping[str, FileStamp],
         failures: Sequence[Mapping[str, str]],
         sha256: Callable[[str], str] | None = None,
+        *,
         images_per_second: float | None = None,
     ) -> Outcome | None:
         """Say that this process has done its share of the images, but for its ``failures`` (id, path, reason).

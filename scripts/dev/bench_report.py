@@ -24,6 +24,7 @@ from PIL import Image
 
 from feature_extraction import catalog
 from feature_extraction.arguments import Parser, positive
+from feature_extraction.terminal import run_main
 from kmeans import results
 from kmeans.nearest_cells import KEPT
 
@@ -110,4 +111,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

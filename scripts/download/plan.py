@@ -21,6 +21,8 @@ UNPACKED: Final = {
     "VG/images2.zip": ("VG_100K_2", "images/VG_100K_2"),
     "GQA/images.zip": ("images", "images"),
 }
+PUBLISHED: Final = "x-152"
+"""The detector of the paper."""
 NLVR2_HELP: Final = """\
 NLVR2's images cannot be downloaded by a program: the NLVR project gives them to whoever fills in its form, which its
 page at https://lil.nlp.cornell.edu/nlvr/ links to. With the link that comes by mail:
@@ -54,8 +56,11 @@ class Plan:
     def _downloads(self) -> Iterator[Download]:
         args = self.args
         if args.what == "checkpoint":
-            for name, url in catalog.CHECKPOINT_URLS.items():
-                yield self._download(name, url, args.checkpoint_dir / name)
+            for detector in args.detectors:
+                # the published detector's files have their bare names, in the lock file and at mirrors
+                below = Path() if detector == PUBLISHED else Path(detector)
+                for name, url in catalog.CHECKPOINT_URLS[detector].items():
+                    yield self._download(str(below / name), url, args.checkpoint_dir / below / name)
         elif args.what == "pretrained":
             for key, url in catalog.PRETRAINED_URLS.items():
                 yield self._download(key, url, args.datasets / "x-lxmert" / Path(key).name)

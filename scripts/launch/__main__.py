@@ -21,6 +21,7 @@ from feature_extraction import catalog
 from feature_extraction.arguments import nearest
 from feature_extraction.config import EXIT_NOTHING, EXIT_USAGE
 from feature_extraction.errors import KitError, UsageError
+from feature_extraction.terminal import run_main
 
 from . import host, slurm, vocabulary
 from .container import COMPOSE
@@ -126,4 +127,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

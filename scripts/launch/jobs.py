@@ -23,6 +23,10 @@ from .container import Inside, Mount, Runtime, links_out_of, owner, without_nest
 from .settings import CHECKOUT, Settings
 
 VENV: Final = CHECKOUT / ".venv"
+OTHER_FILES: Final = frozenset(
+    ("--imsize", "--grid_size", "--recipe", "--num_boxes", "--min_boxes", "--layer", "--class_probs", "--boxes_from")
+)
+"""Flags by which the features are not those of the published file, nor of its size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +188,7 @@ class Launcher:
         def check() -> list[Path]:
             checks.require_checkpoint(settings.checkpoint)
             found = checks.require_images(images, f"make download-images-{data.name}", data.pattern, data.recursive)
-            if not elsewhere and not {"--imsize", "--grid_size", "--num_boxes", "--class_probs"} & set(flags):
+            if not elsewhere and not OTHER_FILES & set(flags):
                 checks.require_room(output, found.images, file.bytes_per_image)
             return [*found.folders, *links_out_of(settings.checkpoint, (), 1)]
 

@@ -188,7 +188,8 @@ def _read_jpeg(path: Path, part: float) -> Image.Image | None:
             if image.format != "JPEG" or image.mode not in ("RGB", "L"):
                 return None
             image.draft(None, (max(1, round(image.width * part)), max(1, round(image.height * part))))
-            return image.convert("RGB")
+            image.load()
+            return image if image.mode == "RGB" else image.convert("RGB")  # the first way copies nothing
     except ImageError:
         return None  # the careful way says what is wrong with it
 

@@ -10,7 +10,6 @@ differ most, goes to a JSON file beside our centroids, from which make report sh
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from feature_extraction.arguments import Parser, positive
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
 from feature_extraction.errors import StoreError, VocabularyError
 from feature_extraction.names import printable
+from feature_extraction.terminal import run_main
 from kmeans import cli
 from kmeans.options import DEVICES, Options, feature_path, label
 
@@ -92,6 +92,7 @@ def compared(args: argparse.Namespace, report: cli.ConsoleReporter) -> tuple[Pat
     """Our centroids' path, and the document. Raises KitError, OSError."""
     from kmeans import results
     from kmeans.comparison import compare
+    from kmeans.given import origin_of
     from kmeans.nearest import find_device
     from kmeans.progress import Ticker
     from kmeans.vectors import FeatureFile
@@ -115,8 +116,9 @@ def compared(args: argparse.Namespace, report: cli.ConsoleReporter) -> tuple[Pat
         ticker = Ticker(report.say, "comparing", len(images) * file.rows_per_image)
         found = compare(ours, theirs, file, images, device=find_device(args.device), tick=ticker.advance)
         told = document(found, file, target)
-    told["ours"] |= {"path": str(ours_path.resolve()), results.DIGEST: results.digest(ours)}
-    told["theirs"] |= {"path": str(theirs_path.resolve()), results.DIGEST: results.digest(theirs), "origin": origin}
+    sides = {"ours": (ours_path, ours, origin_of(ours_path)), "theirs": (theirs_path, theirs, origin)}
+    for side, (where, centroids, source) in sides.items():
+        told[side] |= {"path": str(where.resolve()), results.DIGEST: results.digest(centroids), "origin": source}
     return ours_path, told
 
 
@@ -152,4 +154,4 @@ def printable_lines(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

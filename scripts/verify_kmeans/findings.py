@@ -117,8 +117,7 @@ def load(path: Path) -> dict[str, Any]:
         if not isinstance(found, dict) or found.get("schema") != SCHEMA:
             raise ValueError(f"no document of schema {SCHEMA}")
         for side in ("ours", "theirs"):
-            _require(found[side], {"words": int, "centroids_sha256": str, "path": str, "objective": float | int})
-        _require(found["theirs"], {"origin": dict})
+            _require(found[side], {"words": int, "centroids_sha256": str, "path": str, "origin": dict})
         _require(found, {"verdict": str, "share": float | int, "matched": int, "radius": float | int})
         _require(found["rows"], {"target": str, "images": int, "rows": int})
         for pair in found["farthest"]:

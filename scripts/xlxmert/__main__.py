@@ -11,7 +11,6 @@ Exit codes: 0 everything is there, 1 something is missing or could not be made, 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -20,6 +19,7 @@ from feature_extraction.arguments import Parser
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
 from feature_extraction.names import printable
 from feature_extraction.places import CHECKOUT
+from feature_extraction.terminal import run_main
 
 from .place import Found, Roots, look, put
 from .rows import Reader
@@ -78,4 +78,4 @@ def go_through(reader: Reader, roots: Roots, programs: Sequence[str], *, check: 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

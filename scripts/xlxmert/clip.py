@@ -75,7 +75,7 @@ def clip(path: Path, sources: Mapping[str, Path], only: Mapping[str, Path], labe
         finally:
             progress.close()
         read_back(path, written)
-    return f"{len(ids):,} images of {' and '.join(sources)}, boxes clipped"
+    return f"{len(ids):,} image{'s' * (len(ids) != 1)} of {' and '.join(sources)}, boxes clipped"
 
 
 def _images(

@@ -181,6 +181,18 @@ def test_the_vocabulary_has_both_its_names(data: Path, tmp_path: Path, answering
     assert mounted(here.command(vocabulary.kmeans(here)))[f"{data}/clustering"] == (f"{data}/clustering", True)
 
 
+def test_files_that_are_named_to_the_vocabulary_s_jobs_are_mounted(data: Path, tmp_path: Path, answering: None) -> None:
+    folder = f"{data}/cluster_centroids"
+    words = ("RUN=container", f"DATASETS={data}")
+    here = launcher(*words, f"PAPER_FLAGS=--weights /w/x.pth --output {tmp_path}/out/words.npy")
+    found = mounted(here.command(vocabulary.paper_vocabulary(here)))
+    assert (found["/w"], found[f"{tmp_path}/out"][1], found[folder][1]) == (("/w", False), True, True)
+    here = launcher(*words, f"VERIFY_KMEANS_FLAGS=--ours {tmp_path}/own/a.npy --theirs=/b/b.npy --rows /c/c.h5")
+    found = mounted(here.command(vocabulary.verify_kmeans(here)))
+    assert {path for path, (_, writable) in found.items() if writable} == {f"{tmp_path}/own", folder}
+    assert {"/b", "/c"} <= set(found)
+
+
 def test_outer_folders_come_first_and_once(tmp_path: Path) -> None:
     (tmp_path / "a/c").mkdir(parents=True)
     (tmp_path / "a/link").symlink_to("c")

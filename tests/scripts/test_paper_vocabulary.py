@@ -249,6 +249,37 @@ def test_the_own_vocabulary_is_not_touched_unless_it_is_said(
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == {p.name: c for p, c in before.items()}
 
 
+def test_stopped_at_any_file_nothing_is_lost_and_the_same_command_goes_on(
+    datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C at the n-th rename, for every n."""
+    rename = Path.replace
+    centroids = own(datasets)
+    for stop_at in range(100):
+        count = 0
+
+        def replace(path: Path, target: Path) -> Path:
+            nonlocal count
+            if count == stop_at:  # noqa: B023 called before the next round
+                raise KeyboardInterrupt
+            count += 1
+            return rename(path, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", replace)
+            code = paper(datasets, "--tgt", "vg", "--force")
+        whole = [path for path in datasets.glob(f"cluster_centroids/**/{NAME}") if path.is_file()]
+        assert any(np.array_equal(np.load(path), centroids) for path in whole), stop_at
+        if code == 0:
+            break
+        assert code == 130
+    assert stop_at > 5
+    assert np.array_equal(load_vocabulary(vocabulary(datasets)).centroids, PAPER)
+    kept = load_vocabulary(datasets / "cluster_centroids" / f"former_{digest(centroids)[:8]}" / NAME)
+    assert np.array_equal(kept.centroids, centroids)
+    assert list(kept.images) == ["vg"]
+
+
 def test_an_unfinished_training_is_not_lost(datasets: Path) -> None:
     """Its checkpoint lies beside the centroids of the same name."""
     checkpoint = vocabulary(datasets).with_name(f"{NAME}.work") / "checkpoint.npz"

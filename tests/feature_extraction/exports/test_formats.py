@@ -271,6 +271,17 @@ def test_probabilities_without_background(tmp_path: Path) -> None:
         export(source, "vilbert-npy", tmp_path / "npy")
 
 
+def test_the_background_as_one_of_the_classes(tmp_path: Path) -> None:
+    """MMF and ViLBERT count classes from the background then, and MMF keeps its column."""
+    arrays = {**box_arrays(0), "obj_id": np.array([-1, 0, 3])}
+    source = write_file(tmp_path / "a.h5", {"1": arrays}, {"kind": "boxes", "option_background": True})
+    _, items = lmdb_items(export(source, "mmf-lmdb", tmp_path / "mmf"))
+    assert items[b"1"]["objects"].tolist() == [0, 1, 4]
+    assert equal(items[b"1"]["cls_prob"], arrays["cls_prob"])
+    item = npy_dict(export(source, "vilbert-npy", tmp_path / "npy") / "1.npy")
+    assert item["objects"].tolist() == [0, 1, 4]
+
+
 def test_pickles_name_nothing_that_old_numpy_lacks(source: Path, tmp_path: Path) -> None:
     """numpy.ndarray and numpy.dtype alone, no function of NumPy 2."""
     out = export(source, "vilbert-npy", tmp_path / "out")

@@ -18,7 +18,7 @@ SLOW = {
     "test_hostile_weights", "test_inputs", "test_jpeg", "test_killed", "test_launch", "test_lloyd", "test_makefile",
     "test_memory", "test_partial", "test_pipeline", "test_port_fork", "test_process", "test_readmes",
     "test_reference", "test_report", "test_report_browser", "test_results", "test_shares", "test_tiff", "test_unpack",
-    "test_verify",
+    "test_verify", "test_verify_alike", "test_verify_causes", "test_verify_remote",
 }  # fmt: skip
 """Modules that start real processes, run the real architecture, or try thousands of files; `make test-fast` leaves them
 out."""

@@ -39,7 +39,7 @@ class Stage:
         self.others = folder / "others"
         self.others.mkdir()
         for name in ("astronaut", "page"):
-            cv2.imwrite(str(self.others / f"{name}.png"), photograph(name))
+            cv2.imwrite(str(self.others / f"{name}.png"), photograph(name)[:120])
         self._other_checkpoint: Path | None = None
 
     def ours(self, kind: str, name: str = "ours") -> Path:
@@ -75,7 +75,7 @@ class Stage:
         if cause is Cause.PADDING:
             return lambda image_id, path: replace(right, batch=self._batch(image_id, spec)).compute(path, spec)
         if cause is Cause.OTHER_IMAGE:
-            others = {"2_coffee": self.others / "astronaut.png", "6_coins": self.others / "page.png"}
+            others = {"2_cup": self.others / "astronaut.png", "6_coins": self.others / "page.png"}
             return lambda image_id, path: right.compute(others.get(image_id, path), spec)
         if cause is Cause.CHECKPOINT:
             right = replace(right, checkpoint=self._another())
@@ -114,7 +114,7 @@ class Stage:
     def _threshold(self, cause: Cause | None) -> Iterator[None]:
         before = recipe.CLASS_NMS_IOU
         if cause is Cause.NMS:
-            recipe.CLASS_NMS_IOU = defects.tying_threshold(self.checkpoint, self.paths["2_coffee"])
+            recipe.CLASS_NMS_IOU = defects.tying_threshold(self.checkpoint, self.paths["2_cup"])
         try:
             yield
         finally:

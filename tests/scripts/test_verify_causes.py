@@ -9,7 +9,10 @@ import pytest
 import torch
 from helpers.confusion import Stage
 
+from scripts.verify import recompute
+from scripts.verify.__main__ import Options, verify
 from scripts.verify.causes import Cause
+from scripts.verify.files import Pair
 
 KINDS = {
     Cause.RGB: "grid", Cause.SCALE: "boxes", Cause.RESIZE: "grid", Cause.PADDING: "grid", Cause.PRECISION: "grid",
@@ -25,7 +28,9 @@ CERTAIN = {Cause.PADDING, Cause.EXIF, Cause.DECODER, Cause.NMS, Cause.CLIP, Caus
 def stage(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Stage]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # a tie is one to the bit
-    yield Stage(tmp_path_factory.mktemp("stage"), tiny_checkpoint)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recompute, "MOST_IMAGES", 2)
+        yield Stage(tmp_path_factory.mktemp("stage"), tiny_checkpoint)
     torch.set_num_threads(before)
 
 
@@ -60,9 +65,6 @@ def test_the_right_features_have_no_cause(stage: Stage, kind: str) -> None:
 def test_if_ours_is_the_odd_one_the_verdict_says_so(stage: Stage) -> None:
     right = stage.published(None, "grid")
     wrong = stage.published(Cause.RGB, "grid")
-    from scripts.verify.__main__ import Options, verify
-    from scripts.verify.files import Pair
-
     options = Options(explain=True, images=stage.folder / "images", checkpoint_dir=stage.checkpoint, device="cpu")
     result = verify(Pair(wrong, str(right)), options)
     assert not result.ok

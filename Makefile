@@ -28,9 +28,9 @@ endif
 
 ##@ Start here
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	@{ awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	    /^[a-z%-]+:.*## / {printf "  %-26s %s\n", $$1, $$2}' Makefile
-	$(PYTHON) -m scripts.launch --list
+	$(PYTHON) -m scripts.launch --list; } || (($$? == 141)) # make help | head: nobody reads on
 
 setup: .venv/.complete ## a Python environment in .venv from the pinned versions
 
@@ -45,11 +45,16 @@ demo: setup ## everything on a few photographs, on CPU, no network
 docker-build: ## the pinned image for this machine
 	$(call launch,$@)
 
-image-save: ## the image as one file, for a machine without network (IMAGE_FILE=...)
+image-archive: ## the image as one file, for docker load or Apptainer; RUN=charliecloud: for that (IMAGE_FILE=...)
 	$(call launch,$@)
+
+image-save: image-archive ## its former name
 
 image-test: setup ## build the cpu image for real and compare its files with the host's
 	@CONTAINER=$(call quote,$(value CONTAINER)) scripts/dev/image_test.sh
+
+slurm-test: setup ## a Slurm of our own on this machine: preempted, cancelled, out of time, and the same bits
+	@scripts/dev/slurm_test.sh
 
 shell: ## a shell inside the image, with the data
 	$(call launch,$@)
@@ -58,7 +63,10 @@ shell: ## a shell inside the image, with the data
 download: ## the detector's checkpoint and configuration
 	$(call launch,$@)
 
-download-pretrained: ## X-LXMERT's weights, which hold the paper's centroids
+download-pretrained: ## X-LXMERT's weights, which hold the paper's centroids, and its image generator's
+	$(call launch,$@)
+
+download-annotations: ## the texts that x-lxmert reads beside the features: LXMERT's annotation files
 	$(call launch,$@)
 
 download-features: ## all 16 published feature files (477 GB), for make verify
@@ -73,18 +81,27 @@ download-features-%: FORCE ## those of one data set: coco, vg, gqa or nlvr2
 download-images-%: FORCE ## those of one data set; for nlvr2, checks and explains how to get them
 	$(call launch,$@)
 
-##@ Features (resumed; a finished file is not done again; PRECISION=, ENGINE=, GPUS=, RUN=container|host)
+##@ Features (resumed; a finished file is not done again; PRECISION=, ENGINE=, GPUS=, RUN=container|host|apptainer)
 extract-all: ## all 16 files, and a table of what became of each
 	$(call launch,$@)
 
 extract-%: FORCE ## one file, as listed below, or several: grid, boxes, coco, vg, gqa, nlvr2, coco-grid, ...
 	$(call launch,$@)
 
+slurm-%: FORCE ## the same in Slurm, as job arrays: slurm-extract-all (with the k-means), slurm-kmeans, ... (CLUSTER=)
+	$(PYTHON) -m scripts.launch --slurm $* $(words)
+
 check: ## read every file that was made bit by bit
 	$(call launch,$@)
 
 ##@ The visual vocabulary and the proof
 kmeans: ## the published k-means: 10,000 centroids, and every image's cluster indices
+	$(call launch,$@)
+
+paper-vocabulary: ## the paper's centroids out of X-LXMERT's weights, and every image's cluster indices
+	$(call launch,$@)
+
+verify-kmeans: ## own centroids against the paper's
 	$(call launch,$@)
 
 verify: ## own feature files against the published ones
@@ -94,6 +111,9 @@ parity: ## both engines on the same images, with differences and times
 	$(call launch,$@)
 
 report: setup ## one page about all that was made (REPORT=report.html)
+	$(call launch,$@)
+
+xlxmert: ## every path in place that x-lxmert reads, or what puts it there (READER=its checkout, FOR=vl-t5)
 	$(call launch,$@)
 
 gpu-test: ## all that a GPU has to show, as one table; any python3 with PyTorch (GPU_TEST_FLAGS="--device cpu")
@@ -116,5 +136,6 @@ lock: setup ## write every lock file from the pins in pyproject.toml
 	$(PY) -m pip install --quiet '.[lock]' && $(PY) -m scripts.dev.lock
 
 FORCE:
-.PHONY: help setup demo docker-build image-save image-test shell download download-pretrained download-features \
-        download-images extract-all check kmeans verify parity report gpu-test lint test test-fast test-faults lock FORCE
+.PHONY: help setup demo docker-build image-archive image-save image-test slurm-test shell download download-pretrained \
+        download-annotations download-features download-images extract-all check kmeans paper-vocabulary verify-kmeans \
+        verify parity report xlxmert gpu-test lint test test-fast test-faults lock FORCE

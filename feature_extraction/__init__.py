@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from .api import BoxFeatures, FeatureExtractor, GridFeatures
+    from .config import Boxes, GivenBoxes
+    from .drawing import draw, draw_words, read_names
     from .errors import (
         CheckpointError,
         DeviceError,
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
         StoreError,
         UsageError,
     )
+    from .recipes import RECIPES
     from .storage.store import image_ids, open_features
 
 __version__: Final = "1.1.0"
@@ -38,13 +41,19 @@ _HOMES: Final = {
         ),
         "errors",
     ),
+    **dict.fromkeys(("Boxes", "GivenBoxes"), "config"),
+    "RECIPES": "recipes",
+    **dict.fromkeys(("draw", "draw_words", "read_names"), "drawing"),
     **dict.fromkeys(("image_ids", "open_features"), "storage.store"),
 }
 __all__ = [
+    "RECIPES",
     "BoxFeatures",
+    "Boxes",
     "CheckpointError",
     "DeviceError",
     "FeatureExtractor",
+    "GivenBoxes",
     "GridFeatures",
     "ImageError",
     "ImageFolderError",
@@ -53,8 +62,11 @@ __all__ = [
     "StoreError",
     "UsageError",
     "__version__",
+    "draw",
+    "draw_words",
     "image_ids",
     "open_features",
+    "read_names",
 ]
 
 

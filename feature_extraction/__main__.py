@@ -1,5 +1,4 @@
-import sys
-
 from .cli import main
+from .terminal import run_main
 
-sys.exit(main())
+run_main(main)

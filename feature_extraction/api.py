@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .config import Boxes, Decoder, Engine, ExtractConfig, Grid, Precision, Spec
+from .config import Boxes, Decoder, Engine, ExtractConfig, Grid, Precision
 from .detector.build import choose_device, load_detector
 from .detector.files import find_checkpoint
-from .errors import ImageError
-from .features import Arrays, computation_of, compute
-from .images.decode import decode_image
-from .progress import Clock
+from .drawing import names_in, read_names
+from .errors import ImageError, UsageError
+from .features import Arrays, Computation, computation_of
+from .images.decode import ImageLike
+from .progress import Progress
+from .streaming import Stream
 
-ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any]
-"""A path; a PIL image; or a uint8 array (H, W), (H, W, 1) or (H, W, 3) in RGB."""
+OnError = Literal["raise", "yield"]
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,19 @@ class BoxFeatures:
     boxes: NDArray[np.float32]
     """(N, 4) float32: x1, y1, x2, y2 in pixels of the original image."""
     obj_id: NDArray[np.int64]
-    """(N,) int64: the best class without background, 0..1599 for Visual Genome's 1600."""
+    """(N,) int64: the best class without background, 0..1599 for Visual Genome's 1600; -1: the background, where a
+    spec counts it as a class."""
     cls_prob: NDArray[np.float32]
     """(N, classes) float32: softmax over all classes, background first."""
     img_w: int
     """Pixels of the original image."""
     img_h: int
+    obj_conf: NDArray[np.float32] | None = None
+    """(N,) float32: the score that ranked the box; 0: it has none."""
+    features_fc7: NDArray[np.float32] | None = None
+    """(N, F) float32: fc7 after ReLU, of a spec that asks for both layers."""
+    names: tuple[str, ...] | None = None
+    """Of the class of each box, empty where it has none; None: the names are not known (``FeatureExtractor``)."""
 
 
 class FeatureExtractor:
@@ -59,10 +67,13 @@ class FeatureExtractor:
         precision: "float32" (the published arithmetic), "tf32", "bfloat16" or "float16".
         engine: "native", or "reference" where the fork is installed (the container).
         decode: "proper", or "as_published" for the published reading of palette files.
+        names: of the classes: a text file, one a line, or the names themselves; None: objects_vocab.txt beside the
+            checkpoint, where there is one.
 
     Raises:
         CheckpointError: files missing, damaged, or of another model.
         DeviceError: a device or precision that this machine does not have.
+        UsageError: a file of names that cannot be read.
 
     Example:
         >>> from feature_extraction import FeatureExtractor
@@ -75,6 +86,11 @@ class FeatureExtractor:
         ((36, 4), (36,))
         >>> bool((found.boxes >= 0).all())
         True
+        >>> for grid in extractor.iter_grid([photograph] * 3, batch_size=2):  # any iterable, read as it is needed
+        ...     print(grid.features.shape[:2])
+        (8, 8)
+        (8, 8)
+        (8, 8)
     """
 
     def __init__(
@@ -85,10 +101,12 @@ class FeatureExtractor:
         precision: Precision = ExtractConfig.precision,
         engine: Engine = ExtractConfig.engine,
         decode: Decoder = ExtractConfig.decode,
+        names: str | os.PathLike[str] | Sequence[str] | None = None,
     ) -> None:
         files = find_checkpoint(None if checkpoint_dir is None else Path(checkpoint_dir))
         self._detector = load_detector(files, engine=engine, device=choose_device(device), precision=precision)
         self._decode: Decoder = decode
+        self._names = names_in(files.model.parent) if names is None else _class_names(names)
 
     @property
     def feature_dim(self) -> int:
@@ -102,38 +120,138 @@ class FeatureExtractor:
 
     def grid(
         self,
-        images: ImageLike | Sequence[ImageLike],
+        images: ImageLike | Iterable[ImageLike],
         *,
         grid_size: int = Grid.grid_size,
         imsize: int | None = Grid.imsize,
+        batch_size: int = ExtractConfig.batch_size,
+        progress: bool = False,
     ) -> list[GridFeatures]:
         """Features of grid_size x grid_size cells of each image, in the order given.
 
-        ``imsize`` (a multiple of 32) resizes every image to that many pixels squared instead of by its sides. Raises
-        ImageError, which names the position in ``images``, for one that cannot be used."""
-        spec = Grid(grid_size=grid_size, imsize=imsize)
-        return [GridFeatures(arrays["features"]) for arrays in self._each(images, spec)]
+        ``imsize`` (a multiple of 32) resizes every image to that many pixels squared instead of by its sides.
+        ``batch_size``: images of one network size that are computed together, the last bits of a feature may depend
+        on it. ``progress``: show a bar. Raises ImageError, which names the position in ``images`` and the path, for one
+        that cannot be used."""
+        return list(
+            self.iter_grid(images, grid_size=grid_size, imsize=imsize, batch_size=batch_size, progress=progress)
+        )
 
-    def boxes(self, images: ImageLike | Sequence[ImageLike], num_boxes: int = Boxes.num_boxes) -> list[BoxFeatures]:
-        """The ``num_boxes`` best boxes of each image, in the order given. Raises ImageError as ``grid``."""
-        return [
-            BoxFeatures(a["features"], a["boxes"], a["obj_id"], a["cls_prob"], int(a["img_w"]), int(a["img_h"]))
-            for a in self._each(images, Boxes(num_boxes=num_boxes, class_probs=True))
-        ]
+    def boxes(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        num_boxes: int = Boxes.num_boxes,
+        *,
+        spec: Boxes | None = None,
+        batch_size: int = ExtractConfig.batch_size,
+        progress: bool = False,
+    ) -> list[BoxFeatures]:
+        """The ``num_boxes`` best boxes of each image, in the order given; or those of a ``spec``: ``Boxes`` with other
+        settings, a recipe's (``RECIPES["mmf"].spec``), or ``GivenBoxes``, whose image ids are the names of the files.
+        cls_prob and obj_conf are always there, with the background. The rest as for ``grid``."""
+        return list(self.iter_boxes(images, num_boxes, spec=spec, batch_size=batch_size, progress=progress))
 
-    def _each(self, images: ImageLike | Sequence[ImageLike], spec: Spec) -> list[Arrays]:
-        several: Sequence[ImageLike]
-        several = [images] if isinstance(images, str | os.PathLike | Image.Image | np.ndarray) else images
-        computation = computation_of(spec)
-        results = []
-        for position, image in enumerate(several):
-            try:
-                network_input = computation.network_input(decode_image(image, self._decode))
-                (result,) = compute(self._detector, computation, [network_input], Clock())
-                if isinstance(result, ImageError):
-                    raise result
-            except ImageError as error:
-                name = f" ({image})" if isinstance(image, str | os.PathLike) else ""
-                raise ImageError(f"image {position}{name}: {error}") from error
-            results.append(result)
-        return results
+    @overload
+    def iter_grid(
+        self, images: ImageLike | Iterable[ImageLike], *, grid_size: int = ..., imsize: int | None = ...,
+        batch_size: int = ..., progress: bool = ..., on_error: Literal["raise"] = ...,
+    ) -> Iterator[GridFeatures]: ...  # fmt: skip
+    @overload
+    def iter_grid(
+        self, images: ImageLike | Iterable[ImageLike], *, grid_size: int = ..., imsize: int | None = ...,
+        batch_size: int = ..., progress: bool = ..., on_error: OnError,
+    ) -> Iterator[GridFeatures | ImageError]: ...  # fmt: skip
+    def iter_grid(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        grid_size: int = Grid.grid_size,
+        imsize: int | None = Grid.imsize,
+        batch_size: int = ExtractConfig.batch_size,
+        progress: bool = False,
+        on_error: OnError = "raise",
+    ) -> Iterator[GridFeatures | ImageError]:
+        """What ``grid`` gives, one image after the other: for more images than memory holds.
+
+        ``images`` is any iterable and taken as it is needed; threads decode ahead. At most 8 batches of images wait,
+        so that those of one size find each other. ``on_error="yield"`` gives the ImageError in the image's place and
+        goes on."""
+        computation = computation_of(Grid(grid_size=grid_size, imsize=imsize))
+        return _each(self._stream(computation, batch_size), images, _grid_features, progress, on_error)
+
+    @overload
+    def iter_boxes(
+        self, images: ImageLike | Iterable[ImageLike], num_boxes: int = ..., *, spec: Boxes | None = ...,
+        batch_size: int = ..., progress: bool = ..., on_error: Literal["raise"] = ...,
+    ) -> Iterator[BoxFeatures]: ...  # fmt: skip
+    @overload
+    def iter_boxes(
+        self, images: ImageLike | Iterable[ImageLike], num_boxes: int = ..., *, spec: Boxes | None = ...,
+        batch_size: int = ..., progress: bool = ..., on_error: OnError,
+    ) -> Iterator[BoxFeatures | ImageError]: ...  # fmt: skip
+    def iter_boxes(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        num_boxes: int = Boxes.num_boxes,
+        *,
+        spec: Boxes | None = None,
+        batch_size: int = ExtractConfig.batch_size,
+        progress: bool = False,
+        on_error: OnError = "raise",
+    ) -> Iterator[BoxFeatures | ImageError]:
+        """What ``boxes`` gives, one image after the other, as ``iter_grid`` does it."""
+        computation = computation_of(
+            replace(Boxes(num_boxes=num_boxes) if spec is None else spec, class_probs=True, obj_conf=True)
+        )
+        return _each(self._stream(computation, batch_size), images, self._box_features, progress, on_error)
+
+    def _stream(self, computation: Computation, batch_size: int) -> Stream:
+        if batch_size < 1:
+            raise UsageError(f"batch_size {batch_size}: expected 1 or more")
+        return Stream(detector=self._detector, computation=computation, decode=self._decode, batch_size=batch_size)
+
+    def _box_features(self, arrays: Arrays) -> BoxFeatures:
+        classes = arrays["obj_id"]
+        known = self._names
+        names = None if known is None else tuple(known[c] if 0 <= c < len(known) else "" for c in classes.tolist())
+        return BoxFeatures(
+            features=arrays["features"], boxes=arrays["boxes"], obj_id=classes, cls_prob=arrays["cls_prob"],
+            img_w=int(arrays["img_w"]), img_h=int(arrays["img_h"]), obj_conf=arrays["obj_conf"],
+            features_fc7=arrays.get("features_fc7"), names=names,
+        )  # fmt: skip
+
+
+def _grid_features(arrays: Arrays) -> GridFeatures:
+    return GridFeatures(arrays["features"])
+
+
+def _class_names(names: str | os.PathLike[str] | Sequence[str]) -> tuple[str, ...]:
+    return read_names(names) if isinstance(names, str | os.PathLike) else tuple(names)
+
+
+Found = TypeVar("Found", GridFeatures, BoxFeatures)
+
+
+def _each(
+    stream: Stream,
+    images: ImageLike | Iterable[ImageLike],
+    found_in: Callable[[Arrays], Found],
+    progress: bool,
+    on_error: OnError,
+) -> Iterator[Any]:
+    """What was found in each image, or in its place the ImageError, which is raised unless it is asked for."""
+    if on_error not in get_args(OnError):
+        raise UsageError(f"on_error={on_error!r}: expected {' or '.join(map(repr, get_args(OnError)))}")
+    several = [images] if isinstance(images, str | os.PathLike | Image.Image | np.ndarray) else images
+    total = len(several) if isinstance(several, Sized) else None
+
+    def results() -> Iterator[Found | ImageError]:
+        for outcome in stream.run(several, Progress(total, "images", bar=progress)):
+            if not isinstance(outcome, ImageError):
+                yield found_in(outcome)
+            elif on_error == "yield":
+                yield outcome
+            else:
+                raise outcome
+
+    return results()

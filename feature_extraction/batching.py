@@ -2,7 +2,8 @@
 
 Which images share a batch depends on the list alone, not on what is done or on the number of processes: the last bits
 of a feature may depend on the batch it was computed in. Images are cut into windows; every n-th window is one
-process's; within one, images of the same network size are put together.
+process's; within one, images of the same network size are put together. Where several kinds of features are computed
+at once, each has the batches that it has alone, and an image is read once for all of them.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from .errors import ImageError
 from .features import Arrays, NetworkInput
-from .images.listing import ImageFile
+from .images.listed import ListedImage
 from .progress import Progress
 from .storage.source import Source
 
@@ -25,25 +26,29 @@ WINDOW: int = 8
 """Batches per window: enough for images of one size to find each other."""
 
 
+Image = TypeVar("Image")
+"""What tells an image: a file of a listing, or one of a stream."""
+
+
 @dataclass(frozen=True)
-class Item:
+class Item(Generic[Image]):
     """One image on its way, with what has become of it so far."""
 
-    image: ImageFile
+    image: Image
     outcome: NetworkInput | Arrays | ImageError
     source: Source | None = None
     """What was read; None where nothing could be."""
 
-    def now(self, outcome: Arrays | ImageError) -> Item:
+    def now(self, outcome: Arrays | ImageError) -> Item[Image]:
         """The same image, one step on."""
         return replace(self, outcome=outcome)
 
 
-Load = Callable[[ImageFile], Item]
-"""Reads one image; never raises ImageError, the item carries it."""
+Loaded = TypeVar("Loaded")
+"""What reading one image gives: an item, or one for each pass. An ImageError is never raised, the item carries it."""
 
 
-def windows(images: Sequence[ImageFile], batch_size: int, index: int, count: int) -> Iterator[Sequence[ImageFile]]:
+def windows(images: Sequence[ListedImage], batch_size: int, index: int, count: int) -> Iterator[Sequence[ListedImage]]:
     """The windows of process ``index`` of ``count``."""
     size = 1 if batch_size == 1 else WINDOW * batch_size
     for number, start in enumerate(range(0, len(images), size)):
@@ -51,39 +56,84 @@ def windows(images: Sequence[ImageFile], batch_size: int, index: int, count: int
             yield images[start : start + size]
 
 
-def plan_batches(
-    mine: Iterable[Sequence[ImageFile]], todo: set[str], batch_size: int, network_size: Callable[[ImageFile], Any]
-) -> Iterator[tuple[Sequence[ImageFile], int]]:
-    """The batches of these windows that have something to do, and how many images were passed over before each."""
+@dataclass(frozen=True)
+class Pass:
+    """One network input of the images, as far as planning needs to know."""
+
+    todo: set[str]
+    """Ids of the images that something is computed of."""
+    network_size: Callable[[ListedImage], Any]
+
+
+Batch = tuple[int, Sequence[ListedImage]]
+"""The number of its pass, and its images."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Images that are read together, once, and all batches that are computed of them."""
+
+    batches: Sequence[Batch]
+    skipped: int = 0
+    """Images that were passed over before it."""
+
+    @property
+    def images(self) -> list[tuple[ListedImage, list[int]]]:
+        """Each with the passes that need it."""
+        found: dict[str, tuple[ListedImage, list[int]]] = {}
+        for number, batch in self.batches:
+            for image in batch:
+                found.setdefault(image.id, (image, []))[1].append(number)
+        return list(found.values())
+
+
+def plan_batches(mine: Iterable[Sequence[ListedImage]], passes: Sequence[Pass], batch_size: int) -> Iterator[Chunk]:
+    """The batches of these windows that have something to do. A pass has the batches that it has alone."""
     skipped = 0
     for window in mine:
-        if todo.isdisjoint(image.id for image in window):
-            skipped += len(window)
-            continue
-        for batch in _same_size(window, batch_size, network_size) if batch_size > 1 else [window]:
-            if todo.isdisjoint(image.id for image in batch):
-                skipped += len(batch)
-                continue
-            yield batch, skipped
+        batches = [
+            (number, batch)
+            for number, one in enumerate(passes)
+            if not one.todo.isdisjoint(image.id for image in window)
+            for batch in (of_network_size(window, batch_size, one.network_size) if batch_size > 1 else [window])
+            if not one.todo.isdisjoint(image.id for image in batch)
+        ]
+        skipped += len(window) - len({image.id for _, batch in batches for image in batch})
+        for together in _connected(batches):
+            yield Chunk(together, skipped)
             skipped = 0
 
 
-def _same_size(
-    images: Sequence[ImageFile], batch_size: int, network_size: Callable[[ImageFile], Any]
-) -> Iterator[Sequence[ImageFile]]:
-    groups: dict[Any, list[ImageFile]] = {}
+def _connected(batches: Sequence[Batch]) -> list[list[Batch]]:
+    """The batches in groups that have no image in common; those of one pass alone are groups by themselves."""
+    groups: list[tuple[set[str], list[Batch]]] = []
+    for number, batch in batches:
+        ids, together = {image.id for image in batch}, [(number, batch)]
+        for group in [g for g in groups if not g[0].isdisjoint(ids)]:
+            groups.remove(group)
+            ids |= group[0]
+            together = group[1] + together
+        groups.append((ids, together))
+    return [together for _, together in groups]
+
+
+def of_network_size(
+    images: Sequence[Image], batch_size: int, network_size: Callable[[Image], Any]
+) -> Iterator[Sequence[Image]]:
+    """The images of a window in batches of one network size, as far as it is known before they are decoded."""
+    groups: dict[Any, list[Image]] = {}
     for image in images:
         try:
             key = network_size(image)
         except ImageError:
-            key = image.id  # it will fail when it is decoded, alone
+            key = object()  # it will fail when it is decoded, alone
         groups.setdefault(key, []).append(image)
     for group in groups.values():
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]
 
 
-def of_one_size(items: Iterable[Item]) -> Iterator[list[tuple[Item, NetworkInput]]]:
+def of_one_size(items: Iterable[Item[Image]]) -> Iterator[list[tuple[Item[Image], NetworkInput]]]:
     """The items that were read, in groups of one network size: a header may lie, what was decoded decides."""
     read = [(item, item.outcome) for item in items if isinstance(item.outcome, NetworkInput)]
     read.sort(key=lambda pair: pair[1].pixels.shape)
@@ -92,12 +142,12 @@ def of_one_size(items: Iterable[Item]) -> Iterator[list[tuple[Item, NetworkInput
 
 
 def read_ahead(
-    batches: Iterable[tuple[Sequence[ImageFile], int]],
-    load: Load,
+    batches: Iterable[tuple[Sequence[Image], int]],
+    load: Callable[[Image], Loaded],
     workers: int,
     progress: Progress,
     stopping: threading.Event,
-) -> Iterator[list[Item]]:
+) -> Generator[list[Loaded]]:
     """Batches decoded by a pool of threads, in order, at most about two images per worker and one batch ahead.
 
     Ends early when ``stopping`` is set."""
@@ -114,16 +164,19 @@ def read_ahead(
 
 
 def _started(
-    pool: ThreadPoolExecutor, load: Load, batches: Iterable[tuple[Sequence[ImageFile], int]], progress: Progress
-) -> Iterator[list[Future[Item]]]:
+    pool: ThreadPoolExecutor,
+    load: Callable[[Image], Loaded],
+    batches: Iterable[tuple[Sequence[Image], int]],
+    progress: Progress,
+) -> Iterator[list[Future[Loaded]]]:
     for batch, skipped in batches:
         progress.skip(skipped)
         yield [pool.submit(load, image) for image in batch]
 
 
-def _started_ahead(started: Iterator[list[Future[Item]]], most: int) -> Iterator[list[Future[Item]]]:
+def _started_ahead(started: Iterator[list[Future[Loaded]]], most: int) -> Iterator[list[Future[Loaded]]]:
     """The same, a batch and about ``most`` images before they are asked for."""
-    waiting: deque[list[Future[Item]]] = deque()
+    waiting: deque[list[Future[Loaded]]] = deque()
     for futures in started:
         waiting.append(futures)
         if len(waiting) > 1 and sum(map(len, waiting)) >= most:

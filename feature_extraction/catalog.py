@@ -157,18 +157,40 @@ def feature_files() -> tuple[FeatureFile, ...]:
 
 # --- addresses, as documented; whether they answer today is not known ------------------------------
 
-CHECKPOINT_URLS: Final = {
-    "detectron_model.pth": "https://dl.fbaipublicfiles.com/vilbert-multi-task/detectron_model.pth",
-    "detectron_config.yaml": "https://dl.fbaipublicfiles.com/vilbert-multi-task/detectron_config.yaml",
+_DETECTRON: Final = "https://dl.fbaipublicfiles.com"
+CHECKPOINT_URLS: Final[dict[str, dict[str, str]]] = {
+    "x-152": {
+        "detectron_model.pth": f"{_DETECTRON}/vilbert-multi-task/detectron_model.pth",
+        "detectron_config.yaml": f"{_DETECTRON}/vilbert-multi-task/detectron_config.yaml",
+    },
+    "x-101": {
+        "detectron_model.pth": f"{_DETECTRON}/pythia/detectron_model/detectron_model.pth",
+        "detectron_model.yaml": f"{_DETECTRON}/pythia/detectron_model/detectron_model.yaml",
+    },
+    "mmf-x-152": {
+        "detectron_model_x152.pth": f"{_DETECTRON}/pythia/detectron_model/detectron_model_x152.pth",
+        "detectron_model_x152.yaml": f"{_DETECTRON}/pythia/detectron_model/detectron_model_x152.yaml",
+    },
 }
-README_CHECKPOINT_NAMES: Final = {
-    "detectron_model.pth": "model_final.pth",
-    "detectron_config.yaml": "e2e_faster_rcnn_X-152-32x8d-FPN_1x_MLP_2048_FPN_512_train.yaml",
+"""Detector -> its files, by the names they are published under: ViLBERT's (the paper's), Pythia's, and the one that
+MMF's extraction fetches."""
+CHECKPOINT_NAMES: Final = {
+    "detectron_model.pth": ("model_final.pth", "detectron_model_x152.pth"),
+    "detectron_config.yaml": (
+        "e2e_faster_rcnn_X-152-32x8d-FPN_1x_MLP_2048_FPN_512_train.yaml",
+        "detectron_model.yaml",
+        "detectron_model_x152.yaml",
+    ),
 }
-"""Script's name -> the name under which the published README tells the reader to save it."""
+"""Script's name -> the other names it goes by: first the one under which the published README tells the reader to save
+it, then those of Pythia and MMF."""
 FEATURES_BASE_URL: Final = "https://ai2-vision-x-lxmert.s3-us-west-2.amazonaws.com/butd_features"
 PRETRAINED_URL: Final = "https://ai2-vision-x-lxmert.s3-us-west-2.amazonaws.com/x-lxmert/Epoch20_LXRT.pth"
 """X-LXMERT's weights; ``vis_emb.weight`` is set from the paper's centroids."""
+GENERATOR_URL: Final = "https://ai2-vision-x-lxmert.s3-us-west-2.amazonaws.com/image_generator/G_60.pth"
+"""The weights of X-LXMERT's image generator."""
+PRETRAINED_URLS: Final = {"x-lxmert/Epoch20_LXRT.pth": PRETRAINED_URL, "image_generator/G_60.pth": GENERATOR_URL}
+"""Name at a mirror -> address."""
 IMAGE_ARCHIVE_URLS: Final[dict[str, tuple[str, ...]]] = {
     # plain http: the certificate of images.cocodataset.org does not match its name
     "coco": tuple(f"http://images.cocodataset.org/zips/{s.folder}.zip" for s in COCO.splits),

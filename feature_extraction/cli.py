@@ -11,16 +11,19 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from . import catalog, machine, places, recipe
+from . import catalog, machine, places
 from .arguments import Parser, positive, share
 from .catalog import DataSet
 from .config import (
     DECODERS,
     ENGINES,
+    EXIT_ALL,
     EXIT_NOTHING,
+    EXIT_SOME_FAILED,
     PRECISIONS,
     SPECS,
     Boxes,
@@ -29,6 +32,8 @@ from .config import (
     Spec,
 )
 from .errors import KitError, UnknownName
+from .flags import add_spec_flags, kinds, parse, specs_of
+from .images.address import is_address
 from .names import printable
 
 if TYPE_CHECKING:
@@ -39,40 +44,20 @@ EPILOG: Final = (
     "Interrupted runs resume with the same command. Several GPUs: torchrun --nproc-per-node N SCRIPT ...\n"
     "Exit codes: 0 all images; 3 some failed (see the .report.json beside the output); 1 nothing done; 2 usage."
 )
+SEVERITY: Final = (EXIT_ALL, EXIT_SOME_FAILED, EXIT_NOTHING)
+"""Exit codes of several files, the worst last."""
 DEFAULTS: Final = {f.name: f.default for f in fields(ExtractConfig)}
 
 
-def _imsize(text: str) -> int:
-    value = positive(text)
-    if value % recipe.SIZE_DIVISOR:
-        raise argparse.ArgumentTypeError(
-            f"{value} is not a multiple of {recipe.SIZE_DIVISOR}, which the pyramid needs; "
-            f"nearest: {max(1, round(value / recipe.SIZE_DIVISOR)) * recipe.SIZE_DIVISOR}"
-        )
-    return value
-
-
-def _add_grid_flags(published: argparse._ArgumentGroup, ours: argparse._ArgumentGroup) -> None:
-    published.add_argument("--grid_size", type=positive, default=Grid.grid_size, help="cells per side (%(default)s)")
-    published.add_argument("--imsize", type=_imsize, help="resize every image to this many pixels squared (grid)")
-    published.add_argument("--im_ratio", choices=["original"], default="original", help="has no effect, as published")
-
-
-def _add_boxes_flags(published: argparse._ArgumentGroup, ours: argparse._ArgumentGroup) -> None:
-    published.add_argument("--test", action="store_true", help="write to a file name that ends in _test")
-    ours.add_argument("--num_boxes", type=positive, default=Boxes.num_boxes, help="boxes per image (%(default)s)")
-    ours.add_argument("--class_probs", action="store_true", help="store cls_prob (boxes, classes) as well")
-
-
-SPEC_FLAGS: Final = {Grid.name: _add_grid_flags, Boxes.name: _add_boxes_flags}
+def origin(text: str) -> str | Path:
+    """What ``--images`` names: a path, or an address as it is."""
+    return text if is_address(text) else Path(text)
 
 
 def _add_flags(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
     published = parser.add_argument_group("published flags")
     ours = parser.add_argument_group("further flags")
-    for kind in kinds:
-        if kind in SPEC_FLAGS:  # a kind without settings needs none
-            SPEC_FLAGS[kind](published, ours)
+    add_spec_flags(kinds, published, ours)
     published.add_argument("--batch_size", type=positive, default=DEFAULTS["batch_size"], help="images of one size per batch (%(default)s)")  # fmt: skip # noqa: E501
     published.add_argument("--backbone", choices=["maskrcnn"], default="maskrcnn", help="the only one")
     add = ours.add_argument
@@ -81,10 +66,16 @@ def _add_flags(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
     add("--precision", choices=PRECISIONS, default=DEFAULTS["precision"], help="%(default)s is the published arithmetic; the others are faster and drift")  # fmt: skip # noqa: E501
     add("--engine", choices=ENGINES, default=DEFAULTS["engine"], help="(%(default)s)")
     add("--decode", choices=DECODERS, default=DEFAULTS["decode"], help="how palette images and such are read (%(default)s)")  # fmt: skip # noqa: E501
-    add("--workers", type=int, default=DEFAULTS["workers"], help="decoding threads (by the usable processors)")
+    add("--workers", type=int, default=DEFAULTS["workers"], help="decoding threads (by the processors, at most 4)")
     add("--threads", type=int, default=DEFAULTS["threads"], help="computing threads on a CPU (the same)")
-    add("--shard", type=share, default=DEFAULTS["shard"], metavar="i/n", help="do the i-th of n shares (job arrays)")
-    add("--output", type=Path, help="another .h5 file than the published one")
+    add(
+        "--shard",
+        type=share,
+        default=DEFAULTS["shard"],
+        metavar="i/n",
+        help="do the i-th of n shares (job arrays); of a series of tars every n-th",
+    )
+    add("--output", type=Path, help="another .h5 file than the published one; of tars a folder")
 
 
 def main_for(dataset: str, kind: str, argv: Sequence[str] | None = None) -> int:
@@ -97,8 +88,8 @@ def main_for(dataset: str, kind: str, argv: Sequence[str] | None = None) -> int:
     if data.split_names:
         parser.add_argument("--split", choices=data.split_names, default="valid", help="(%(default)s)")
     _add_flags(parser, [kind])
-    args = parser.parse_args(argv)
-    return execute(_of_data_set(data, kind, args))
+    args = parse(parser, argv)
+    return execute(_of_data_set(data, specs_of(parser, args, [kind]), args))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,61 +110,81 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, help="root folder of the data set (datasets/NAME)")
     parser.add_argument(
         "--images",
-        type=Path,
-        help="any folder of images, searched recursively, one image, or a list.txt; with --output",
+        type=origin,
+        help="with --output: a folder of images, searched recursively; one image; a list.txt; a .tar, or a series of "
+        "them ('cc3m/{00000..00331}.tar'), a file for each; or the address of any of these (s3://, gs://, https://)",
     )
-    parser.add_argument("--kind", choices=list(SPECS), default=Grid.name, help="(%(default)s)")
+    parser.add_argument("--kinds", "--kind", type=kinds, default=[Grid.name], metavar=",".join(SPECS), help=f"one, or several that are made in one pass, a file each ({Grid.name})")  # fmt: skip # noqa: E501
     _add_flags(parser, list(SPECS))
-    args = parser.parse_args(argv)
+    args = parse(parser, argv)
+    specs = specs_of(parser, args, args.kinds)
     if (args.dataset is None) == (args.images is None):
         parser.error("give either --dataset NAME or --images DIR --output FILE.h5")
     if args.images is not None:
         if args.output is None or args.split or args.root:
             parser.error("--images DIR goes with --output FILE.h5, not with --split or --root")
-        return execute(ExtractConfig(**_common(args, args.kind)))
+        return execute([ExtractConfig(**_common(args, spec, len(specs) > 1)) for spec in specs])
     data = catalog.data_set(args.dataset)
     if args.split is None:
         args.split = "valid" if data.split_names else ""
     try:
-        return execute(_of_data_set(data, args.kind, args))
+        return execute(_of_data_set(data, specs, args))
     except UnknownName as error:
         parser.error(str(error))
 
 
-def _common(args: argparse.Namespace, kind: str) -> dict[str, Any]:
-    """What the flags say of ExtractConfig, without what follows from a data set."""
-    given = vars(args)
-    spec = SPECS[kind](**{f.name: given[f.name] for f in fields(SPECS[kind])})
+def _common(args: argparse.Namespace, spec: Spec, several: bool) -> dict[str, Any]:
+    """What the flags say of ExtractConfig, without what follows from a data set. One of several files has the end of
+    its published name at the end of the name that was given."""
     known = DEFAULTS.keys() - {"dataset", "split", "spec"}
-    return {**{name: value for name, value in given.items() if name in known}, "spec": spec}
+    values = {name: value for name, value in vars(args).items() if name in known}
+    if several and args.output is not None and args.output.suffix == ".h5":
+        values["output"] = args.output.with_name(f"{args.output.stem}_{spec.suffix}{args.output.suffix}")
+    return {**values, "spec": spec}
 
 
-def _of_data_set(data: DataSet, kind: str, args: argparse.Namespace) -> ExtractConfig:
+def _of_data_set(data: DataSet, specs: Sequence[Spec], args: argparse.Namespace) -> list[ExtractConfig]:
     split = data.split(getattr(args, "split", ""))
     root = (args.root or places.first_existing(places.dataset_roots(data.folder))).resolve()
-    values = _common(args, kind)
-    spec: Spec = values["spec"]
-    if values["output"] is None:
-        suffix = spec.suffix + ("_test" if spec.name == Boxes.name and args.test else "")
-        values["output"] = data.features_file(root, split, suffix, encoder=args.backbone)
-    return ExtractConfig(
-        **{**values, "images": data.images_dir(root, split)},
-        pattern=data.pattern,
-        recursive=data.recursive,
-        dataset=data.name,
-        split=split.name,
-    )
+    configs = []
+    for spec in specs:
+        values = _common(args, spec, len(specs) > 1)
+        if values["output"] is None:
+            suffix = spec.suffix + ("_test" if spec.name == Boxes.name and args.test else "")
+            values["output"] = data.features_file(root, split, suffix, encoder=args.backbone)
+        configs.append(
+            ExtractConfig(
+                **{**values, "images": data.images_dir(root, split)},
+                pattern=data.pattern,
+                recursive=data.recursive,
+                dataset=data.name,
+                split=split.name,
+            )
+        )
+    return configs
 
 
-def execute(config: ExtractConfig) -> int:
-    """Run one extraction; returns the exit code. Errors a user can mend are printed in one paragraph."""
+def execute(configs: Sequence[ExtractConfig]) -> int:
+    """Run extractions of the same images, in one pass; returns the exit code. Errors a user can mend are printed in one
+    paragraph."""
     machine.wait_without_spinning()
     with explained(), stopped_by_signals() as (stopping, by):
-        from .pipeline import extract
+        from .series import Refused, Summary, extract_series
 
-        report = extract(config, stopping, say)
-        _print_report(report)
-        return 128 + by[0] if by and report.exit_code == EXIT_NOTHING else report.exit_code
+        summary, made = Summary(), []
+        for result in extract_series(configs, stopping, say):
+            summary.add(result)
+            if isinstance(result, Refused):
+                say(f"{result.images}: no features: {result.error}")
+            else:
+                _print_report(result)
+                made += [result.output] if result.outcome and result.outcome.images else []
+        if summary.results > 1:
+            say(summary.line())
+        if made:
+            files = made[0] if len(made) == 1 else made[0].parent / "*.h5"
+            say(f"next: python -m feature_extraction check {files}, or make kmeans once the grids are there")
+        return 128 + by[0] if by and summary.exit_code == EXIT_NOTHING else summary.exit_code
     return EXIT_NOTHING
 
 
@@ -257,8 +268,6 @@ def _print_report(report: Report) -> None:
         from .storage.store import report_path
 
         say(f"  all {len(outcome.failed)} with their reasons: {report_path(report.output)}")
-    if outcome.images:
-        say(f"next: python -m feature_extraction check {report.output}, or make kmeans once the grids are there")
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:
@@ -312,4 +321,12 @@ def assemble(argv: Sequence[str]) -> int:
     return EXIT_NOTHING
 
 
-COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {"check": check, "assemble": assemble}
+def _tool(name: str) -> Callable[[Sequence[str]], int]:
+    """A command of ``tools_cli``, which stands on this module."""
+    return lambda argv: int(getattr(import_module(".tools_cli", __package__), name)(argv))
+
+
+TOOLS: Final = ("info", "subset", "merge", "split", "repack", "export")
+COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
+    "check": check, "assemble": assemble, **{name: _tool(name) for name in TOOLS}
+}  # fmt: skip

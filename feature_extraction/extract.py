@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 
-from .batching import Item, Load, of_one_size, plan_batches, read_ahead
+from .batching import Chunk, Image, Item, Pass, of_one_size, plan_batches, read_ahead
 from .config import Decoder
 from .detector.build import Detector
 from .errors import ImageError
-from .features import Computation, compute, page_locked
-from .images.decode import read_image, read_size
-from .images.listing import Failure, ImageFile
+from .features import Computation, NetworkInput, compute_all, page_locked
+from .images.decode import Pixels, read_opened, size_opened
+from .images.listed import Failure, ListedImage
 from .progress import Clock, Progress
 from .storage.output import Output
 from .writing import Writer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One feature file in the making."""
+
+    computation: Computation
+    output: Output
+    todo: set[str]
+    """Ids of the images it lacks."""
+    failures: list[Failure] = field(default_factory=list)
+    """Which of them gave no features, as far as the extraction has come."""
+
+
+Needed = tuple[ListedImage, list[int]]
+"""An image, and the numbers of the passes that it is read for."""
+OfPasses = dict[int, Item[ListedImage]]
+"""One image on its way in each of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +43,6 @@ class Extraction:
     """How images become features."""
 
     detector: Detector
-    computation: Computation
     decode: Decoder
     batch_size: int
     workers: int
@@ -31,48 +50,94 @@ class Extraction:
 
     def run(
         self,
-        mine: Iterable[Sequence[ImageFile]],
-        todo: set[str],
-        output: Output,
+        mine: Iterable[Sequence[ListedImage]],
+        targets: Sequence[Target],
         progress: Progress,
         stopping: threading.Event,
-    ) -> list[Failure]:
-        """Features of the images of the windows ``mine`` with ids in ``todo``, into ``output``; returns what failed.
+    ) -> None:
+        """Features of the images of the windows ``mine`` for every target. An image is read once; targets with the same
+        network input share its way through the backbone.
 
         Ends early, with everything computed so far on the disk, when ``stopping`` is set."""
-        failures: list[Failure] = []
-        batches = plan_batches(mine, todo, self.batch_size, self._network_size)
-        with Writer(output, progress.clock) as writer:
-            for items in read_ahead(batches, self._loader(progress.clock), self.workers, progress, stopping):
-                wanted = [item for item in self._computed(items, progress.clock) if item.image.id in todo]
-                for item in wanted:
+        passes = _by_input(targets)
+        chunks, to_read = itertools.tee(plan_batches(mine, [_planned(sharing) for sharing in passes], self.batch_size))
+        images = ((chunk.images, chunk.skipped) for chunk in to_read)
+        load = self._loader(passes, progress.clock)
+        with ExitStack() as stack:
+            writers = [stack.enter_context(Writer(target.output, progress.clock)) for target in targets]
+            write = {id(target): writer for target, writer in zip(targets, writers, strict=True)}
+            reader = stack.enter_context(closing(read_ahead(images, load, self.workers, progress, stopping)))
+            for read, chunk in zip(reader, chunks, strict=False):  # the reader ends early when it is stopped
+                through = set()
+                for target, item in self._computed(passes, chunk, read, progress.clock):
+                    through.add(item.image.id)
                     if isinstance(item.outcome, ImageError):
-                        failures.append(Failure.of(item.image, str(item.outcome)))
+                        target.failures.append(Failure.of(item.image, str(item.outcome)))
                     else:
-                        writer.put(item)
-                progress.advance(len(wanted), len(failures))
-        return failures
+                        write[id(target)].put(item)
+                progress.advance(len(through), sum(len(target.failures) for target in targets))
 
-    def _network_size(self, image: ImageFile) -> tuple[int, int]:
-        return self.computation.network_size(*read_size(image.path))
+    def _loader(self, passes: Sequence[Sequence[Target]], clock: Clock) -> Callable[[Needed], OfPasses]:
+        """Reads one image and resizes it for each pass."""
 
-    def _loader(self, clock: Clock) -> Load:
-        def load(image: ImageFile) -> Item:
+        def load(needed: Needed) -> OfPasses:
+            image, numbers = needed
             source = None
             try:
                 with clock("decode"):
-                    rgb, source = read_image(image.path, self.decode)
-                with clock("resize"):
-                    pixels = page_locked(self.computation.network_input(rgb), self.detector.device)
-                    return Item(image, pixels, source)
+                    rgb, source = read_opened(image.opened_for_good(), self.decode)
             except ImageError as error:
-                return Item(image, error, source)
+                return {number: Item(image, error, source) for number in numbers}
+            return {number: Item(image, resized(image.id, passes[number][0], rgb), source) for number in numbers}
+
+        def resized(image_id: str, target: Target, rgb: Pixels) -> NetworkInput | ImageError:
+            try:
+                with clock("resize"):
+                    return page_locked(target.computation.network_input(rgb, image_id), self.detector.device)
+            except ImageError as error:
+                return error
 
         return load
 
-    def _computed(self, items: list[Item], clock: Clock) -> Iterator[Item]:
-        yield from (item for item in items if isinstance(item.outcome, ImageError))
-        for same in of_one_size(items):
-            results = compute(self.detector, self.computation, [pixels for _, pixels in same], clock)
-            for (item, _), result in zip(same, results, strict=True):
-                yield item.now(result)
+    def _computed(
+        self, passes: Sequence[Sequence[Target]], chunk: Chunk, read: Sequence[OfPasses], clock: Clock
+    ) -> Iterator[tuple[Target, Item[ListedImage]]]:
+        """What became of the images of a chunk, for each target that lacks them."""
+        of_image = {image.id: items for (image, _), items in zip(chunk.images, read, strict=True)}
+        for number, batch in chunk.batches:
+            ids = {image.id for image in batch}
+            lacking = [target for target in passes[number] if not target.todo.isdisjoint(ids)]
+            items = [of_image[image.id][number] for image in batch]
+            done = computed_all(self.detector, [target.computation for target in lacking], items, clock)
+            yield from ((lacking[n], item) for n, item in done if item.image.id in lacking[n].todo)
+
+
+def _by_input(targets: Sequence[Target]) -> list[list[Target]]:
+    """The targets in groups that have the same network input."""
+    groups: dict[Hashable, list[Target]] = {}
+    for target in targets:
+        groups.setdefault(target.computation.input_key, []).append(target)
+    return list(groups.values())
+
+
+def _planned(sharing: Sequence[Target]) -> Pass:
+    size = sharing[0].computation.network_size
+    return Pass(set().union(*(target.todo for target in sharing)), lambda image: size(*size_opened(image.opened())))
+
+
+def computed(
+    detector: Detector, computation: Computation, items: list[Item[Image]], clock: Clock
+) -> Iterator[Item[Image]]:
+    """The items of a batch with their features, those that could not be read as they are; in any order."""
+    yield from (item for _, item in computed_all(detector, [computation], items, clock))
+
+
+def computed_all(
+    detector: Detector, computations: Sequence[Computation], items: list[Item[Image]], clock: Clock
+) -> Iterator[tuple[int, Item[Image]]]:
+    """The same for several computations of one network input, each item with the place of its computation."""
+    yield from ((n, item) for item in items for n in range(len(computations)) if isinstance(item.outcome, ImageError))
+    for same in of_one_size(items):
+        of_each = compute_all(detector, computations, [pixels for _, pixels in same], clock)
+        for n, results in enumerate(of_each):
+            yield from ((n, item.now(result)) for (item, _), result in zip(same, results, strict=True))

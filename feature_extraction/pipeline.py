@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,17 +16,15 @@ from typing import TYPE_CHECKING
 from . import catalog, machine
 from .config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, ExtractConfig
 from .errors import StoreError, UsageError
-from .images.files import file_sha256, stamp
-from .images.listing import Failure, ImageFile, Listing, list_images
+from .images.address import Origin, is_tar, shown
+from .images.listed import Failure, ListedImage, Listing
+from .images.sources import list_source
 from .storage.assemble import Outcome
 from .storage.output import Output
 from .storage.source import FileStamp
 
 if TYPE_CHECKING:
-    import torch
-
-    from .detector.config import DetectorConfig
-    from .detector.files import CheckpointFiles
+    from .loading import DetectorOnce
 
 Say = Callable[[str], None]
 
@@ -40,11 +38,8 @@ class Prepared:
     """All that was checked before anything was computed."""
 
     config: ExtractConfig
-    listing: Listing
-    files: CheckpointFiles
-    architecture: DetectorConfig
-    device: torch.device
-    synthetic: bool
+    listing: Listing[ListedImage]
+    detector: DetectorOnce
     index: int
     """This process's share of the images, counted from 0 ..."""
     count: int
@@ -81,76 +76,124 @@ class Report:
         return EXIT_SOME_FAILED if self.outcome.failed else EXIT_ALL
 
 
-def extract(config: ExtractConfig, stopping: threading.Event, say: Say = _silent) -> Report:
-    """Run one process's share of an extraction.
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What came of the images that one output missed."""
 
-    Raises a KitError for whatever a user can mend; what was computed so far is kept."""
+    failures: Sequence[Failure] = ()
+    stages: str = ""
+    """Seconds per stage."""
+    images_per_second: float | None = None
+
+
+def extract(
+    config: ExtractConfig,
+    stopping: threading.Event,
+    say: Say = _silent,
+    *,
+    share: tuple[int, int] | None = None,
+    detector: DetectorOnce | None = None,
+) -> Report:
+    """Run one process's share of the extraction into one output.
+
+    ``share``: which, of how many; None: as the config and the launcher of this process say. ``detector``: that of
+    earlier extractions of the same command. Raises a KitError for whatever a user can mend; what was computed so far is
+    kept."""
+    (report,) = extract_together([config], stopping, say, share=share, detector=detector)
+    return report
+
+
+def extract_together(
+    configs: Sequence[ExtractConfig],
+    stopping: threading.Event,
+    say: Say = _silent,
+    *,
+    share: tuple[int, int] | None = None,
+    detector: DetectorOnce | None = None,
+) -> list[Report]:
+    """Several extractions, which differ in spec and output alone, in one: every image is read once.
+
+    Each output is what its own extraction makes; it resumes and is finished by itself. The rest as for ``extract``."""
     if machine.rank_and_world()[0]:
         say = _silent  # of several processes that one command started, the first speaks
-    prepared = prepare(config, say)
-    report = Report(
-        output=config.output, share=(prepared.index, prepared.count), published=_published_images(config),
-        synthetic=prepared.synthetic,
-    )  # fmt: skip
+    first = prepare(configs, say, share or process_share(configs[0]), detector)
+    each = [replace(first, config=config) for config in configs]
     try:
-        with closing(_open_output(prepared, say)) as output:
-            todo = missing(prepared, output, say)
-            failures = list(prepared.listing.failures) if prepared.index == 0 else []
-            stages = ""
-            if todo:
-                found, stages = _extract_missing(prepared, output, todo, stopping, say)
-                failures += found
-                if stopping.is_set():
-                    return replace(report, failures=failures, stopped=True, stages=stages)
-            outcome = output.finish(_Stamps(prepared.listing.images), [asdict(failure) for failure in failures])
-            return replace(report, outcome=outcome, failures=failures, stages=stages)
+        with closing(first.listing), ExitStack() as stack:
+            outputs = [stack.enter_context(closing(_open_output(prepared, say))) for prepared in each]
+            todo = [missing(prepared, output, say) for prepared, output in zip(each, outputs, strict=True)]
+            made = [Made() for _ in each]
+            if any(todo):
+                made = _extract_missing(each, outputs, todo, stopping, say)
+            stopped = any(todo) and stopping.is_set()
+            return [_report(*of_one, stopped=stopped) for of_one in zip(each, outputs, made, strict=True)]
     except OSError as error:
+        outputs_at = ", ".join(str(config.output) for config in configs)
         raise StoreError(
-            f"{error}. Every image computed so far is kept beside {config.output}; mend the cause and run the same "
+            f"{error}. Every image computed so far is kept beside {outputs_at}; mend the cause and run the same "
             "command again"
         ) from error
 
 
-def prepare(config: ExtractConfig, say: Say) -> Prepared:
-    """List, check and look up everything; the cheapest refusals first, those that need PyTorch last."""
-    if config.output.suffix != ".h5":
-        raise UsageError(f"--output {config.output}: expected a file name that ends in .h5")
-    rank, world = machine.rank_and_world()
-    shard, shards = config.shard
-    index, count = shard * world + rank, shards * world
-    say(f"reading the names in {config.images}")
-    listing = list_images(config.images, config.pattern, config.recursive)
-
-    from .detector.config import read_config
-    from .detector.files import find_checkpoint
-
-    files = find_checkpoint(config.checkpoint_dir)
-    architecture = read_config(files.config)
-    say(f"checkpoint: {files.model} ({files.model.stat().st_size / 1e9:.2f} GB)")
-
-    from .detector.build import choose_device, is_synthetic
-
-    device = choose_device(config.device)
-    synthetic = is_synthetic(files)
-    if synthetic:
-        say("SYNTHETIC weights: the features have the right shapes and cost, and no meaning")
-    return Prepared(
-        config=config, listing=listing, files=files, architecture=architecture, device=device, synthetic=synthetic,
-        index=index, count=count,
+def _report(prepared: Prepared, output: Output, made: Made, *, stopped: bool) -> Report:
+    """Finish the file, unless the run was stopped, and say how it ended."""
+    listing = prepared.listing
+    failures = [*(listing.failures if prepared.index == 0 else ()), *made.failures]
+    now, outcome = _Stamps(listing.images), None
+    if not stopped:
+        failed = [asdict(failure) for failure in failures]
+        outcome = output.finish(now, failed, now.sha256, images_per_second=made.images_per_second)
+    return Report(
+        output=prepared.config.output, share=(prepared.index, prepared.count), outcome=outcome, failures=failures,
+        stopped=stopped, published=_published_images(prepared.config), synthetic=prepared.detector.synthetic,
+        stages=made.stages,
     )  # fmt: skip
 
 
+def process_share(config: ExtractConfig) -> tuple[int, int]:
+    """(which, of how many) shares of the command this process does: ``--shard`` and the launcher's ranks together."""
+    rank, world = machine.rank_and_world()
+    shard, shards = config.shard
+    return shard * world + rank, shards * world
+
+
+def prepare(
+    configs: Sequence[ExtractConfig], say: Say, share: tuple[int, int], detector: DetectorOnce | None = None
+) -> Prepared:
+    """List, check and look up everything; the cheapest refusals first, those that need PyTorch last. Of several the
+    first stands for all."""
+    config = configs[0]
+    for one in configs:
+        if one.output.suffix != ".h5":
+            raise UsageError(f"--output {one.output}: expected a file name that ends in .h5")
+    say(f"reading the names in {shown(config.images)}")
+    listing = list_source(
+        config.images, config.pattern, config.recursive, scratch=_scratch(config.images, config.output.parent), say=say
+    )
+
+    from .loading import DetectorOnce
+
+    detector = detector or DetectorOnce(config, say)
+    detector.check()
+    return Prepared(config=config, listing=listing, detector=detector, index=share[0], count=share[1])
+
+
+def _scratch(images: Origin, folder: Path) -> Path:
+    """The output's folder, made where something will be copied into it."""
+    if is_tar(images):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _open_output(prepared: Prepared, say: Say) -> Output:
-    from .detector.build import device_name, identity
     from .provenance import decoder_identity, notes_of
 
-    config = prepared.config
-    made_by = identity(prepared.files, config.engine, prepared.device, config.precision)
+    config, detector = prepared.config, prepared.detector
     config.output.parent.mkdir(parents=True, exist_ok=True)
     return Output(
         config.output,
-        {**config.identity, **made_by, **decoder_identity()},
-        notes_of(device_name(prepared.device), prepared.synthetic),
+        {**config.identity, **detector.identity, **decoder_identity()},
+        {**notes_of(detector.device_name, detector.synthetic), **prepared.listing.notes},
         prepared.index,
         prepared.count,
         say=say,
@@ -170,50 +213,56 @@ def missing(prepared: Prepared, output: Output, say: Say) -> set[str]:
             if not known or not _is_current(output, image):
                 todo.add(image.id)
                 replaced += known
+    beside = f", {listing.ignored:,} other members" if listing.ignored else ""
     say(
-        f"{mine:,} images in {config.images}"
+        f"{mine:,} images in {shown(config.images)}"
         + (f", share {prepared.index + 1} of {prepared.count}" if prepared.count > 1 else "")
-        + f" ({len(listing.failures):,} files passed over), {mine - len(todo):,} done before -> {config.output}"
+        + f" ({len(listing.failures):,} files passed over{beside}), {mine - len(todo):,} done before -> {config.output}"
     )
     if replaced:
         say(f"{replaced:,} images have changed since their features were made: computed again")
     return todo
 
 
-def _is_current(output: Output, image: ImageFile) -> bool:
-    now = stamp(image.path)
-    return output.is_current(image.id, now.path, now.size, now.mtime_ns, lambda: file_sha256(image.path))
+def _is_current(output: Output, image: ListedImage) -> bool:
+    return output.is_current(image.id, *image.stamp(), image.sha256)
 
 
 def _extract_missing(
-    prepared: Prepared, output: Output, todo: set[str], stopping: threading.Event, say: Say
-) -> tuple[list[Failure], str]:
-    """(failures, seconds per stage) of computing ``todo``."""
+    each: Sequence[Prepared], outputs: Sequence[Output], todo: Sequence[set[str]], stopping: threading.Event, say: Say
+) -> list[Made]:
+    """Compute what is ``todo`` of each output; the first has the stages of all."""
     from .batching import windows
-    from .detector.build import load_detector
-    from .extract import Extraction
+    from .extract import Extraction, Target
     from .features import computation_of
     from .progress import Progress
 
-    config, architecture, share = prepared.config, prepared.architecture, (prepared.index, prepared.count)
-    size = config.spec.bytes_per_image(architecture.feature_dim, architecture.num_classes)
-    output.check_room(len(prepared.listing.images), size)
+    prepared, config, share = each[0], each[0].config, (each[0].index, each[0].count)
+    architecture, targets = prepared.detector.architecture, []
+    for one, output, ids in zip(each, outputs, todo, strict=True):
+        size = one.config.spec.bytes_per_image(architecture.feature_dim, architecture.num_classes)
+        output.check_room(len(prepared.listing.images), size)
+        targets.append(Target(computation=computation_of(one.config.spec), output=output, todo=ids))
     threads = use_threads(config.threads)
-    workers = config.workers or max(2, min(8, machine.threads()))
-    say(f"loading the detector on {prepared.device}; {workers} decoding threads, {threads} computing threads")
-    detector = load_detector(prepared.files, engine=config.engine, device=prepared.device, precision=config.precision)
-    if detector.passed_over:
-        names = ", ".join(detector.passed_over[:8])
-        say(f"checkpoint: {len(detector.passed_over)} tensors without use here: {names}")
+    workers = config.workers or machine.decoding_threads()
+    say(f"{workers} decoding threads, {threads} computing threads")
     extraction = Extraction(
-        detector=detector, computation=computation_of(config.spec), decode=config.decode,
-        batch_size=config.batch_size, workers=workers,
-    )  # fmt: skip
+        detector=prepared.detector.detector, decode=config.decode, batch_size=config.batch_size, workers=workers
+    )
     mine = list(windows(prepared.listing.images, config.batch_size, *share))
-    label = config.output.stem + (f" {share[0] + 1}/{share[1]}" if share[1] > 1 else "")
+    label = " + ".join(one.config.output.stem for one in each)
+    label += f" {share[0] + 1}/{share[1]}" if share[1] > 1 else ""
     with closing(Progress(sum(map(len, mine)), label)) as progress:
-        failures = extraction.run(mine, todo, output, progress, stopping)
-    return failures, progress.line() if stopping.is_set() else progress.stages()
+        extraction.run(mine, targets, progress, stopping)
+    stages = progress.line() if stopping.is_set() else progress.stages()
+    return [
+        Made(
+            failures=target.failures,
+            stages="" if number else stages,
+            images_per_second=progress.rate if target.todo else None,
+        )
+        for number, target in enumerate(targets)
+    ]
 
 
 def use_threads(wanted: int) -> int:
@@ -240,14 +289,18 @@ def _published_images(config: ExtractConfig) -> int | None:
 class _Stamps(Mapping[str, FileStamp]):
     """Id -> what the file is now, looked up when asked for: the assembling process alone has to know all."""
 
-    def __init__(self, images: Sequence[ImageFile]) -> None:
-        self._paths = {image.id: image.path for image in images}
+    def __init__(self, images: Sequence[ListedImage]) -> None:
+        self._images = {image.id: image for image in images}
 
     def __getitem__(self, image_id: str) -> FileStamp:
-        return stamp(self._paths[image_id])
+        return self._images[image_id].stamp()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
+        return iter(self._images)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._images)
+
+    def sha256(self, image_id: str) -> str:
+        """Digest of what the file is now; empty where it cannot be read."""
+        return self._images[image_id].sha256()

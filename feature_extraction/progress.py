@@ -34,14 +34,18 @@ class Clock:
 
 
 class Progress:
-    """A bar on a terminal, a line a minute elsewhere: images done, images per second, time left, failures."""
+    """A bar on a terminal, a line a minute elsewhere: images done, images per second, time left, failures.
 
-    def __init__(self, total: int, label: str) -> None:
+    ``total``: None where it is not known. ``bar``: True: a bar wherever it goes (a notebook, say); False: nothing."""
+
+    def __init__(self, total: int | None, label: str, *, bar: bool | None = None) -> None:
         self.clock = Clock()
         self.total, self.label = total, label
         self.before = self.now = self.failed = 0
         self._start = self._last_line = time.monotonic()
-        self._bar = tqdm(total=total, desc=label, unit="img", dynamic_ncols=True) if sys.stderr.isatty() else None
+        shown = sys.stderr.isatty() if bar is None else bar
+        self._bar = tqdm(total=total, desc=label, unit="img", dynamic_ncols=True) if shown else None
+        self._lines = bar is None
 
     def skip(self, images: int) -> None:
         """Images that an earlier run had done."""
@@ -57,7 +61,7 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix(failed=failed)
             self._bar.update(images)
-        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+        elif self._lines and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
 
@@ -68,9 +72,10 @@ class Progress:
 
     def line(self) -> str:
         through = self.before + self.now
-        left = (self.total - through) / self.rate if self.now else float("inf")
+        total = through if self.total is None else self.total
+        left = (total - through) / self.rate if self.now else float("inf")
         return (
-            f"{self.label}: {through:,} of {self.total:,} images, {self.rate:.2f} images/s, "
+            f"{self.label}: {through:,} of {total:,} images, {self.rate:.2f} images/s, "
             f"{_duration(left)} left, {self.failed} failed"
         )
 

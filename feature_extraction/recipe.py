@@ -32,6 +32,8 @@ NUM_BOXES: Final = 36
 """Boxes kept per image."""
 CLASS_NMS_IOU: Final = 0.5
 """Per-class suppression between the proposals, in pixels of the original image."""
+BACKGROUND: Final = -1
+"""obj_id of the background, where a recipe of the family counts it as a class."""
 FEATURE_DIM: Final = 2048
 """Length of fc6 [config]."""
 NUM_CLASSES: Final = 1601

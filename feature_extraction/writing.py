@@ -9,6 +9,7 @@ from typing import cast
 
 from .batching import Item
 from .features import Arrays
+from .images.listed import ListedImage
 from .progress import Clock
 from .storage.output import Output
 from .storage.source import Source
@@ -22,7 +23,7 @@ class Writer:
 
     def __init__(self, output: Output, clock: Clock, depth: int = DEPTH) -> None:
         self._output, self._clock = output, clock
-        self._queue: queue.Queue[Item | None] = queue.Queue(depth)
+        self._queue: queue.Queue[Item[ListedImage] | None] = queue.Queue(depth)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="write", daemon=True)
 
@@ -30,7 +31,7 @@ class Writer:
         self._thread.start()
         return self
 
-    def put(self, item: Item) -> None:
+    def put(self, item: Item[ListedImage]) -> None:
         """Hand over one image with its features. Raises what went wrong in the thread (a full disk, say)."""
         if self._error is not None:
             raise self._error

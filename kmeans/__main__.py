@@ -1,8 +1,8 @@
 """``python -m kmeans``: the same as run_kmeans.py."""
 
-import sys
+from feature_extraction.terminal import run_main
 
 from .cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

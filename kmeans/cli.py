@@ -7,9 +7,9 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from feature_extraction import catalog, machine
 from feature_extraction.arguments import Parser, positive
@@ -79,7 +79,11 @@ def parser() -> argparse.ArgumentParser:
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
     """``Options`` from the command line. Prints and exits for what it cannot read; raises UsageError."""
-    values = vars(parser().parse_args(arguments))
+    return options_of(vars(parser().parse_args(arguments)))
+
+
+def options_of(values: dict[str, Any]) -> Options:
+    """``Options`` from the values of the flags of ``parser()``. Raises UsageError."""
     values["imsize"] = None if values["imsize"] < 0 else values["imsize"]
     values["tgt"] = tuple(join_names(values["tgt"]))
     return Options(**values)
@@ -119,8 +123,8 @@ def boolean(text: str) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns the exit status."""
-    take_any_locale()
-    try:
+
+    def work() -> int:
         options = parse(arguments)
         reporter = ConsoleReporter(options.verbose and os.environ.get("RANK", "0") == "0")
         reporter.say(use_threads())
@@ -128,6 +132,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         tell_next(options, run(options, reporter), reporter)
         return 0
+
+    return guarded(work)
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """The exit status of ``work``; what a user can mend is told in one line."""
+    take_any_locale()
+    try:
+        return work()
     except KitError as error:
         return failed(str(error))
     except OSError as error:
@@ -141,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         if (error.name or "").partition(".")[0] in ("kmeans", "feature_extraction"):
             raise
-        return failed(f"{error}: run `make setup`, then ../.venv/bin/python run_kmeans.py")
+        return failed(f"{error}: run `make setup`, and this with .venv/bin/python")
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return 130

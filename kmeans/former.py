@@ -32,7 +32,7 @@ def make_way(names: ResultNames, new: str) -> Path | None:
     if new == (recorded if old is None else old):
         return _targets_aside(names, new)
     paths = [path for target in names.targets_there() for path in names.of_target(target)]
-    return _move(names, [*paths, names.stats, names.centroids], old or recorded or UNKNOWN)
+    return _move(names, [*paths, names.compared, names.stats, names.centroids], old or recorded or UNKNOWN)
 
 
 def _targets_aside(names: ResultNames, current: str) -> Path | None:
@@ -107,7 +107,7 @@ def refuse_another_source(names: ResultNames, options: Options, source: Path) ->
     Paths name results by their stem, so two files can ask for one name. ``--restart`` lets the new one take it."""
     if options.restart or not is_path(options.src):
         return
-    checkpoint = load_checkpoint(names.work / "checkpoint.npz")
+    checkpoint = load_checkpoint(names.checkpoint)
     keys = [load_json(names.stats).get("training"), checkpoint[2] if checkpoint else None]
     for key in keys:
         other = Path(str((key or {}).get("source", {}).get("path", "")))

@@ -142,9 +142,7 @@ def vocabulary(setting: Setting, training: Training | None) -> tuple[Rows, dict[
 def given_vocabulary(setting: Setting, stats: dict[str, Any]) -> tuple[Rows, dict[str, Any]]:
     """The centroids that are there, in either folder."""
     names, options = setting.names, setting.options
-    path = names.centroids
-    other = path.parent.with_name(results.ALIAS) / path.name
-    path = other if other.exists() and not path.exists() else path
+    path = names.alias if names.alias.exists() and not names.centroids.exists() else names.centroids
     centroids = results.load_centroids(path, options.n_centroids, options.feat_dim)
     digest = results.digest(centroids)
     if setting.comm.rank == 0:
@@ -160,8 +158,9 @@ def tell_moved(setting: Setting, folder: Path | None) -> None:
 
 
 def clean_up(setting: Setting, training: Training | None) -> None:
-    """Remove what only an interrupted run needs."""
+    """Remove what only an interrupted run needs; what an interrupted training left stays where none was asked for."""
     if training is not None:
         training.clean_up()
-    if setting.comm.rank == 0:  # the others have sent what they had
+    # the others have sent what they had
+    if setting.comm.rank == 0 and not setting.names.checkpoint.exists():
         shutil.rmtree(setting.names.work, ignore_errors=True)

@@ -78,12 +78,26 @@ class ResultNames:
 
     @property
     def stats(self) -> Path:
-        return self.centroids.with_name(self.centroids.name + ".stats.json")
+        return stats_of(self.centroids)
+
+    @property
+    def compared(self) -> Path:
+        return compared_of(self.centroids)
+
+    @property
+    def alias(self) -> Path:
+        """The centroids as X-LXMERT's sampler looks for them."""
+        return self.datasets_dir / ALIAS / self.centroids.name
 
     @property
     def work(self) -> Path:
         """Unfinished things of this run: checkpoint, scratch file, indices of the target in work."""
         return self.centroids.with_name(self.centroids.name + WORK)
+
+    @property
+    def checkpoint(self) -> Path:
+        """A training after its last iteration."""
+        return self.work / "checkpoint.npz"
 
     def cluster_index(self, target: str) -> Path:
         """int64 (rows, 1)."""
@@ -111,6 +125,16 @@ class ResultNames:
                 if not _of_a_longer_source(path, start, self.tail):
                     found.add(path.name.removeprefix(start).removesuffix(end))
         return sorted(found)
+
+
+def stats_of(centroids: Path) -> Path:
+    """What is known of centroids, beside them: how they were trained or where they are from; what was assigned."""
+    return centroids.with_name(centroids.name + ".stats.json")
+
+
+def compared_of(centroids: Path) -> Path:
+    """What ``make verify-kmeans`` found when it compared them with others, beside them."""
+    return centroids.with_name(centroids.name + ".compared.json")
 
 
 def _of_a_longer_source(path: Path, start: str, tail: str) -> bool:
@@ -143,7 +167,11 @@ def save_array(path: Path, work: Path, array: NDArray[Any]) -> None:
 
 def save_json(path: Path, work: Path, value: Any) -> None:
     with published(path, work) as file:
-        file.write(json.dumps(value, indent=2, allow_nan=False, default=str).encode() + b"\n")
+        file.write(json_text(value).encode())
+
+
+def json_text(value: Any) -> str:
+    return json.dumps(value, indent=2, allow_nan=False, default=str) + "\n"
 
 
 def load_json(path: Path) -> dict[str, Any]:
@@ -260,8 +288,8 @@ def load_centroids(path: Path, k: int | None = None, d: int | None = None) -> Ro
     shape, dtype = mapped.shape, mapped.dtype
     if len(shape) != 2 or 0 in shape or (k is not None and k != shape[0]) or (d is not None and d != shape[1]):
         raise VocabularyError(f"{path} holds an array of shape {shape}, expected {(k or 'k', d or 'd')}")
-    if dtype != np.float32 or not np.isfinite(mapped).all():
-        raise VocabularyError(f"{path} holds {dtype} values, expected finite float32")
+    if dtype != np.float32 or not np.isfinite(np.einsum("kd,kd->k", mapped, mapped)).all():
+        raise VocabularyError(f"{path} holds {dtype} values, expected finite float32 whose squares are finite too")
     return np.array(mapped)
 
 

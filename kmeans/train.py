@@ -36,7 +36,7 @@ class Training:
         """Raises UsageError where the source cannot give that many centroids."""
         self.setting, self.source = setting, source
         o, names, comm = setting.options, setting.names, setting.comm
-        self._checkpoint = names.work / "checkpoint.npz"
+        self._checkpoint = names.checkpoint
         self._scratch = (o.scratch or names.work) / f"{names.centroids.name}.sample{comm.rank}of{comm.size}"
         if source.count < o.n_centroids:
             raise UsageError(

@@ -103,7 +103,7 @@ def load_vocabulary(
         chosen = {target: Path(path) for target, path in clusters.items()}
     else:
         chosen = {Path(path).stem: Path(path) for path in clusters}
-    recorded = results.load_json(centroids.resolve().with_name(centroids.name + ".stats.json"))
+    recorded = results.load_json(results.stats_of(centroids.resolve()))
     images, cells = {}, {}
     for target, path in chosen.items():
         ids, values, made_with = results.load_image_clusters(path)

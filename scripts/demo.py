@@ -23,6 +23,7 @@ from feature_extraction.errors import KitError
 from feature_extraction.names import printable
 from feature_extraction.places import CHECKOUT, PUBLISHED_CHECKPOINT
 from feature_extraction.storage.store import image_ids, open_features
+from feature_extraction.terminal import run_main
 
 from .report.__main__ import write
 from .report.page import PageOptions
@@ -146,4 +147,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

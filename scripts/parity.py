@@ -28,6 +28,7 @@ from feature_extraction.features import Arrays, Computation, NetworkInput, compu
 from feature_extraction.images.decode import read_image
 from feature_extraction.names import printable
 from feature_extraction.progress import Clock
+from feature_extraction.terminal import run_main
 
 SUFFIXES: Final = (".jpg", ".jpeg", ".png")
 
@@ -138,4 +139,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -14,34 +14,51 @@ _FLOORS = """
     feature_extraction.errors feature_extraction.recipe feature_extraction.machine feature_extraction.places
     feature_extraction.names
     feature_extraction.config
-    feature_extraction.arguments feature_extraction.catalog
+    feature_extraction.arguments feature_extraction.terminal feature_extraction.catalog feature_extraction.recipes
+    feature_extraction.flags
     feature_extraction.storage.__init__ feature_extraction.storage.source feature_extraction.storage.files
     feature_extraction.storage.bounded feature_extraction.storage.trees feature_extraction.storage.guard
     feature_extraction.storage.stream feature_extraction.storage.store
     feature_extraction.storage.journal feature_extraction.storage.shares feature_extraction.storage.stored
-    feature_extraction.storage.reader feature_extraction.storage.check feature_extraction.storage.assemble
+    feature_extraction.storage.half
+    feature_extraction.storage.reader feature_extraction.storage.layouts feature_extraction.storage.check
+    feature_extraction.storage.assemble feature_extraction.storage.derive feature_extraction.storage.info
     feature_extraction.storage.output
     feature_extraction.detector
     feature_extraction.images
-    feature_extraction.draw
+    feature_extraction.drawing
+    feature_extraction.given
     feature_extraction.regions feature_extraction.progress feature_extraction.provenance feature_extraction.compare
     feature_extraction.features
-    feature_extraction.batching feature_extraction.writing
-    feature_extraction.extract
+    feature_extraction.loading feature_extraction.batching feature_extraction.writing
+    feature_extraction.extract feature_extraction.streaming
     feature_extraction.pipeline
+    feature_extraction.series
     feature_extraction.api
     feature_extraction.cli
+    feature_extraction.exports feature_extraction.tools_cli
     feature_extraction.__main__ feature_extraction.__init__ feature_extraction.entry
     kmeans
     feature_extraction.commands
     scripts
 """
 FLOORS = _FLOORS.split()
-KMEANS_MAY_IMPORT = ("storage", "catalog", "recipe", "errors", "machine", "config", "arguments", "places", "names")
+KMEANS_MAY_IMPORT = (
+    "storage",
+    "catalog",
+    "recipe",
+    "errors",
+    "machine",
+    "config",
+    "arguments",
+    "places",
+    "names",
+    "terminal",
+)
 HEAVY = {"torch", "faiss", "h5py", "numpy", "cv2", "PIL", "yaml"}
 LIGHT = (
-    "errors", "recipe", "machine", "places", "names", "config", "arguments", "catalog", "cli", "commands",
-    "__init__", "__main__",
+    "errors", "recipe", "machine", "places", "names", "config", "arguments", "catalog", "recipes", "flags", "cli",
+    "commands", "__init__", "__main__", "tools_cli", "exports/__init__", "exports/spec",
 )  # fmt: skip
 """What ``--help`` imports: standard library only."""
 

@@ -71,7 +71,7 @@ def test_a_command_is_understood(readme: str, folder: Path, words: list[str]) ->
         words = ["python", "-m", "feature_extraction.commands", *words[1:]]
     if words[0].endswith(".py"):
         words = ["python", *words]
-    assert words[0].endswith("python"), f"{readme}: {words}: neither make nor Python"
+    assert words[0].endswith(("python", "python3")), f"{readme}: {words}: neither make nor Python"
     done = subprocess.run(
         [sys.executable, *words[1:], "--help"], cwd=folder, capture_output=True, text=True, check=False
     )

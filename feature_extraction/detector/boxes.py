@@ -28,6 +28,11 @@ def area(boxes: Tensor) -> Tensor:
     return w * h
 
 
+def from_corner_and_sides(boxes: Tensor) -> Tensor:
+    """Boxes (..., N, 4) x1, y1, x2, y2 of x, y, width, height."""
+    return torch.cat([boxes[..., :2], boxes[..., :2] + (boxes[..., 2:] - 1).clamp(min=0)], dim=-1)
+
+
 def overlaps(boxes: Tensor, threshold: float) -> Tensor:
     """Mask (..., N, N): IoU of two boxes > threshold, the comparison of the fork's CUDA code (its CPU
     code has >=; the published features came from CUDA)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,7 +26,11 @@ from .synthetic import looks_synthetic
 class Model(Protocol):
     """What both engines offer; see detector.faster_rcnn for shapes."""
 
+    def once(self, images: Tensor) -> AbstractContextManager[None]: ...
+
     def region_features(self, images: Tensor, regions: list[Tensor]) -> Tensor: ...
+
+    def describe(self, images: Tensor, regions: list[Tensor]) -> list[Detections]: ...
 
     def detect(self, images: Tensor) -> list[Detections]: ...
 
@@ -84,10 +89,19 @@ class Detector:
         dtype = PRECISIONS[self.precision]
         return self.name == "native" and stored_as(self.device, dtype) != dtype
 
+    def once(self, images: Tensor) -> AbstractContextManager[None]:
+        """Within: several things may be asked of this very batch, and the backbone runs on it once (native)."""
+        return self.model.once(images)
+
     def region_features(self, images: Tensor, regions: list[Tensor]) -> Tensor:
         """fc6 (sum of R_i, F) float32 of given regions, image after image."""
         with self.arithmetic.applied():
             return self.model.region_features(images, regions)
+
+    def describe(self, images: Tensor, regions: list[Tensor]) -> list[Detections]:
+        """Features and class scores of given regions, image by image: at least one in all."""
+        with self.arithmetic.applied():
+            return self.model.describe(images, regions)
 
     def detect(self, images: Tensor) -> list[Detections]:
         """Proposals, features and class scores of every image."""

@@ -25,10 +25,11 @@ MOST_LISTED: Final = 8
 """Problems named one by one in an error; the rest is counted."""
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a weight file by name, without a ``module.`` prefix.
+def read_document(path: Path, fetch: str = "make download") -> object:
+    """What a weight file holds: tensors, and plain containers around them; ``fetch`` is the command that gets it again.
 
     Raises CheckpointError for a file that is no checkpoint or that holds anything but plain data."""
+    document: object
     try:
         check_weights(path)
         try:
@@ -42,8 +43,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path} cannot be read as PyTorch weights ({reason}). It is truncated, something else, or holds objects "
-            "other than tensors, which are never executed; download it again: make download"
+            f"other than tensors, which are never executed; download it again: {fetch}"
         ) from error
+    return document
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a detector's weight file by name, without a ``module.`` prefix. Raises CheckpointError."""
+    document = read_document(path)
     model = document.get("model", document) if isinstance(document, Mapping) else None
     if not isinstance(model, Mapping):
         raise CheckpointError(f"{path} holds {type(document).__name__}, expected {{'model': {{name: tensor}}}}")
@@ -85,7 +92,7 @@ def _explain(path: Path, config: DetectorConfig, tensors: Mapping[str, Tensor], 
     elif found == 101 and config.depth == 152:
         reason = (
             "This is the X-101 model (Pythia's detectron_model.pth, 652 MB), not the X-152 of the paper, which has "
-            "the same file name: take ViLBERT's (make download)"
+            "the same file name: take ViLBERT's (make download), or have only its own detectron_model.yaml beside it"
         )
     elif found is not None and found != config.depth:
         reason = f"The file holds a network of depth {found}, the configuration asks for {config.depth}"

@@ -20,12 +20,12 @@ class CheckpointFiles:
 def find_checkpoint(folder: Path | None = None) -> CheckpointFiles:
     """The files in ``folder``, or in the first of ``places.checkpoint_folders()`` that holds both.
 
-    They have the names the scripts read or those the published README saves. Raises CheckpointError that names what was
-    looked for and where."""
+    They have the names the scripts read, those the published README saves, or Pythia's and MMF's own. Raises
+    CheckpointError that names what was looked for and where."""
     folders = [folder] if folder is not None else places.checkpoint_folders()
     complaint = ""
     for place in folders:
-        found = {script: _first(place, script, readme) for script, readme in catalog.README_CHECKPOINT_NAMES.items()}
+        found = {script: _first(place, script, *others) for script, others in catalog.CHECKPOINT_NAMES.items()}
         config, model = found["detectron_config.yaml"], found["detectron_model.pth"]
         if config is not None and model is not None:
             return CheckpointFiles(config, model)
@@ -42,4 +42,4 @@ def _first(folder: Path, *names: str) -> Path | None:
 
 def _complaint(found: dict[str, Path | None]) -> str:
     missing = next(name for name, path in found.items() if path is None)
-    return f"{missing} (or {catalog.README_CHECKPOINT_NAMES[missing]})"
+    return f"{missing} (or {', '.join(catalog.CHECKPOINT_NAMES[missing])})"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
@@ -105,17 +105,31 @@ class ReferenceDetector:
         # The fork's CPU RoIAlign reads (B, C, H, W) memory without asking; channels last would be silently wrong.
         return images.float().contiguous()
 
+    def once(self, images: Tensor) -> AbstractContextManager[None]:
+        """The fork keeps nothing: every call computes all."""
+        return nullcontext()
+
     @torch.no_grad()
     def region_features(self, images: Tensor, regions: list[Tensor]) -> Tensor:
         """fc6 (sum of R_i, F) float32 of given regions, image after image."""
+        fc6: Tensor = self._head(images, regions)["fc6"]
+        return fc6.float()
+
+    @torch.no_grad()
+    def describe(self, images: Tensor, regions: list[Tensor]) -> list[Detections]:
+        """Features and class scores of given regions, image by image."""
+        there = [r.to(images.device) for r in regions]
+        head = self._head(images, there)
+        return self._said([(r, r.new_ones(len(r))) for r in there], head)
+
+    def _head(self, images: Tensor, regions: list[Tensor]) -> dict[str, Any]:
         images = self._input(images)
         size = (images.shape[3], images.shape[2])  # the fork's BoxList wants (W, H)
         proposals = [self.fork.BoxList(r.to(images.device), size, mode="xyxy") for r in regions]
         with _explained():
             pyramid = [level.contiguous() for level in self.model.backbone(images)]
-            head = self.model.roi_heads(pyramid, proposals)[0]
-        fc6: Tensor = head["fc6"]
-        return fc6.float()
+            head: dict[str, Any] = self.model.roi_heads(pyramid, proposals)[0]
+        return head
 
     @torch.no_grad()
     def detect(self, images: Tensor) -> list[Detections]:
@@ -125,13 +139,14 @@ class ReferenceDetector:
         sizes = [(images.shape[2], images.shape[3])] * len(images)
         with _explained():
             found = self.model(self.fork.ImageList(images, sizes))[0]
-        counts = [len(p) for p in found["proposals"]]
-        return [
-            Detections(p.bbox, p.get_field("objectness"), f.float(), s.float())
-            for p, f, s in zip(
-                found["proposals"], found["fc6"].split(counts), found["scores"].split(counts), strict=True
-            )
-        ]
+        return self._said([(p.bbox, p.get_field("objectness")) for p in found["proposals"]], found)
+
+    @staticmethod
+    def _said(regions: list[tuple[Tensor, Tensor]], head: dict[str, Any]) -> list[Detections]:
+        """Of regions (R_i, 4) with their objectness, image by image, what the fork's box head returns of all."""
+        counts = [len(r) for r, _ in regions]
+        said = (head[name].float().split(counts) for name in ("fc6", "fc7", "scores"))
+        return [Detections(*region, *of_image) for region, *of_image in zip(regions, *said, strict=True)]
 
 
 def load(files: CheckpointFiles, device: torch.device) -> ReferenceDetector:

@@ -121,7 +121,10 @@ class BoxHead(nn.Module):
         """fc6 after ReLU (R, F) of pooled regions (R, P, P, D)."""
         return linear(pooled.flatten(1), self.fc6_weight, self.fc6_bias).relu_()
 
-    def class_logits(self, fc6: Tensor) -> Tensor:
-        """Logits (R, classes) float32 from fc6 (R, F)."""
-        fc7 = linear(fc6, self.fc7_weight, self.fc7_bias).relu_()
+    def fc7(self, fc6: Tensor) -> Tensor:
+        """fc7 after ReLU (R, F) from fc6 (R, F)."""
+        return linear(fc6, self.fc7_weight, self.fc7_bias).relu_()
+
+    def class_logits(self, fc7: Tensor) -> Tensor:
+        """Logits (R, classes) float32 from fc7 (R, F)."""
         return linear(fc7, self.cls_weight, self.cls_bias).float()

@@ -35,7 +35,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -52,15 +52,16 @@ from .quiet import quiet_pillow, too_large
 from .unknown import what_it_is
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
+"""A path; a PIL image, of which the current frame is meant; or a uint8 array (H, W), (H, W, 1) or (H, W, 3) in RGB."""
 
 FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 """Raster formats Pillow may try (JPEG includes MPO). No others: EPS, for one, would start Ghostscript."""
 
 
-def decode_image(source: str | os.PathLike[str] | Image.Image | npt.NDArray[Any], mode: Decoder = "proper") -> Pixels:
+def decode_image(source: ImageLike, mode: Decoder = "proper") -> Pixels:
     """RGB pixels of one image.
 
-    ``source``: a path, a PIL image (its current frame) or a uint8 array, (H, W), (H, W, 1) or (H, W, 3) RGB.
     Returns (H, W, 3) RGB, original frame, C contiguous, writable: uint8, or float32 for the modes that
     ``as_published`` reads with more than 8 bits. Raises ImageError. Safe to call from many threads.
     """
@@ -73,22 +74,42 @@ def decode_image(source: str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
     return read_image(source, mode)[0]
 
 
+def size_of(source: ImageLike) -> tuple[int, int]:
+    """(H, W) in pixels, as far as it can be told without decoding. Raises ImageError."""
+    if isinstance(source, np.ndarray):
+        height, width = source.shape[:2] if source.ndim >= 2 else (0, 0)
+        return int(height), int(width)
+    if isinstance(source, Image.Image):
+        return source.height, source.width
+    return read_size(source)
+
+
 def read_image(path: str | os.PathLike[str], mode: Decoder = "proper") -> tuple[Pixels, Source]:
     """Pixels of one file as ``decode_image`` gives them, and which file they were made of.
 
     The digest, size and time in ``Source`` are those of the bytes that were decoded: a file that changes while it is
     read is an ImageError. Raises ImageError. Safe to call from many threads.
     """
+    return read_opened(open_for_good(os.fspath(path)), mode)
+
+
+def read_opened(
+    opened: AbstractContextManager[tuple[BinaryIO, Source]], mode: Decoder = "proper"
+) -> tuple[Pixels, Source]:
+    """``read_image`` of bytes from anywhere (``ListedImage.opened_for_good``)."""
     _check_mode(mode)
-    path = os.fspath(path)  # a TypeError here is the caller's
-    with quiet_pillow(), open_for_good(path) as (file, source), _opened(file) as image:
+    with quiet_pillow(), opened as (file, source), _opened(file) as image:
         return _from_pil(image, mode), source
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(H, W) of the image that ``decode_image(path)`` would give, from the header alone. Raises ImageError."""
-    path = os.fspath(path)
-    with quiet_pillow(), open_regular(path) as file, _opened(file) as image:
+    return size_opened(open_regular(os.fspath(path)))
+
+
+def size_opened(opened: AbstractContextManager[BinaryIO]) -> tuple[int, int]:
+    """``read_size`` of bytes from anywhere (``ListedImage.opened``)."""
+    with quiet_pillow(), opened as file, _opened(file) as image:
         return _checked_size(image)
 
 

@@ -53,11 +53,11 @@ def open_for_good(path: str) -> Iterator[tuple[BinaryIO, Source]]:
             _check_unchanged(before, os.fstat(file.fileno()), len(content))
             yield io.BytesIO(content), _source(path, before, hashlib.sha256(content).hexdigest())
             return
-        digest = _digest(file)
+        digest = digest_of(file)
         file.seek(0)
         yield file, _source(path, before, digest)
         file.seek(0)
-        again = _digest(file)
+        again = digest_of(file)
         _check_unchanged(before, os.fstat(file.fileno()), before.st_size if again == digest else -1)
 
 
@@ -75,12 +75,13 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of the file's bytes, hexadecimal; empty, which is no digest, where they cannot be read."""
     try:
         with open_regular(os.fspath(path)) as file:
-            return _digest(file)
+            return digest_of(file)
     except (OSError, ImageError):
         return ""
 
 
-def _digest(file: BinaryIO) -> str:
+def digest_of(file: BinaryIO) -> str:
+    """SHA-256 of what is left to read, hexadecimal."""
     digest = hashlib.sha256()
     while block := file.read(1 << 18):
         digest.update(block)
@@ -100,10 +101,20 @@ def _check_unchanged(before: os.stat_result, after: os.stat_result, read: int) -
 
 
 def _check_kind(info: os.stat_result) -> None:
+    check_regular(info)
+    check_size(info.st_size)
+
+
+def check_regular(info: os.stat_result) -> None:
+    """Raise ImageError for what is no regular file."""
     if not stat.S_ISREG(info.st_mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
         raise ImageError(f"{kinds.get(stat.S_IFMT(info.st_mode), 'a device')}, not a regular file")
-    if info.st_size == 0:
+
+
+def check_size(size: int) -> None:
+    """Raise ImageError for a number of bytes that no image has."""
+    if size == 0:
         raise ImageError("empty file (0 bytes)")
-    if info.st_size > MAX_FILE_BYTES:
-        raise ImageError(f"{info.st_size:,} bytes, more than the {MAX_FILE_BYTES:,} that an image can have")
+    if size > MAX_FILE_BYTES:
+        raise ImageError(f"{size:,} bytes, more than the {MAX_FILE_BYTES:,} that an image can have")

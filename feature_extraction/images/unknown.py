@@ -59,6 +59,8 @@ def _by_its_head(head: bytes) -> str:
     for magic, what in _OTHER_HEADS.items():
         if start.startswith(magic) or head.startswith(magic):
             return f"not an image that can be read: {what}"
+    if head[257:262] == b"ustar":
+        return "not an image that can be read: a tar; name it itself as the source of images"
     if container:
         return f"not an image that can be read: a container of type {container.decode('ascii', 'replace')!r}"
     if not any(head):

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import h5py
 
@@ -46,6 +46,8 @@ class Incomplete(StoreError):
         self.missing = missing
 
 
+RATE: Final = "images_per_second"
+"""Its name in the events of the shares and in the report."""
 Kind = tuple[tuple[str, str, tuple[int, ...]], ...]
 """Name, dtype and shape of each array."""
 Written = tuple[Kind, tuple[int, ...]]
@@ -70,6 +72,11 @@ class Assembly:
     void: Callable[[str, str], None]
     """Records for the next run that what is stored of an image at a place is damaged."""
     say: Callable[[str], None]
+    sha256: Callable[[str], str] | None = None
+    """Digest of an image's bytes now, empty where they cannot be read; None: of the file at its stamp's path."""
+    rate: float | None = None
+    """Images per second of the run, where it is known: for the report, never for the file itself, which does not depend
+    on how fast it was made."""
 
     def run(self) -> Outcome:
         """Make the file. Raises StoreError, which says what is missing, or OSError; then nothing has changed."""
@@ -82,7 +89,7 @@ class Assembly:
                     stack.enter_context(finished)
                 stored = Stored(finished, self.recipe)
                 stored.learn({*self.expected, *journals(self.folder)})
-                chosen = {image_id: stored.of_these_bytes(image_id, stamp) for image_id, stamp in self.current.items()}
+                chosen = {i: stored.of_these_bytes(i, stamp, self.sha256) for i, stamp in self.current.items()}
                 failures = self._failures(stored)
                 missing = self._missing(chosen, stored, {failure["id"] for failure in failures})
                 # on a shared folder a journal, or the finished file, may be there and not be seen yet
@@ -187,7 +194,9 @@ class Assembly:
 
     def _report(self, outcome: Outcome) -> None:
         report = {"output": self.output.name, "images": outcome.images, "failed": outcome.failed}
-        text = json_printable(json.dumps({**report, **self.identity, **self.notes}, indent=1, ensure_ascii=False))
+        rate = {} if self.rate is None else {RATE: self.rate}
+        told = {**report, **rate, **self.identity, **self.notes}
+        text = json_printable(json.dumps(told, indent=1, ensure_ascii=False))
         files.atomic_write(store.report_path(self.output), text + "\n")
 
 
@@ -202,10 +211,10 @@ def _length(journal: Path) -> int:
 
 
 def write_features(
-    path: Path, images: Iterable[tuple[str, Arrays, Source | None]], attributes: Mapping[str, Any]
+    path: Path, images: Iterable[tuple[str, Arrays, Source | None]], attributes: Mapping[str, Any], gzip: int = 0
 ) -> dict[str, Written]:
-    """Write a feature file to the empty file ``path``, synced; returns what was handed over, by image.
-    Raises OSError as the system gave it."""
+    """Write a feature file to the empty file ``path``, synced; returns what was handed over, by image. ``attributes``
+    are asked for behind the last image. Raises OSError as the system gave it."""
     written: dict[str, Written] = {}
     kinds: dict[Kind, Kind] = {}
     fd = os.open(path, os.O_RDWR)
@@ -214,7 +223,7 @@ def write_features(
         with h5py.File(sink, "w") as file:
             for image_id, arrays, source in images:
                 sums = {name: checksum(array) for name, array in arrays.items()}
-                store.write_image(file, image_id, arrays, source, sums)
+                store.write_image(file, image_id, arrays, source, sums, gzip)
                 kind = tuple((name, a.dtype.str, a.shape) for name, a in arrays.items())
                 written[image_id] = (kinds.setdefault(kind, kind), tuple(sums.values()))
                 if sink.error is not None:

@@ -51,14 +51,14 @@ def read_json(path: Path, most: int = MOST_JSON) -> Any:
         raise ValueError(printable(str(error))) from None
 
 
-def load_npy(path: Path, *, mmap: bool = False) -> NDArray[Any]:
+def load_npy(path: Path, *, mmap: bool = False, records: bool = False) -> NDArray[Any]:
     """The array in an ``.npy`` file; its description has to be that of a file of just this size. ``mmap``: read only,
-    as it is used."""
+    as it is used. ``records``: rows of named columns, too."""
     import numpy as np
 
     with _regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        array = _described(file, size)
+        array = _described(file, size, records=records)
         if mmap and array.size:
             return np.memmap(path, array.dtype, "r", file.tell(), array.shape, "F" if array.fortran else "C")
         return array.read(file)
@@ -155,7 +155,7 @@ class _Described:
         return np.ndarray(self.shape, self.dtype, content, order="F" if self.fortran else "C")
 
 
-def _described(file: Any, size: int) -> _Described:
+def _described(file: Any, size: int, *, records: bool = False) -> _Described:
     """What an ``.npy`` file of so many bytes says of itself; ``file`` stands behind it."""
     import numpy as np
     from numpy.lib import format as npy
@@ -170,7 +170,9 @@ def _described(file: Any, size: int) -> _Described:
         raise ValueError(f"no .npy file that can be read ({type(error).__name__})") from None
     except ValueError as error:
         raise ValueError(f"no .npy file that can be read: {printable(str(error).splitlines()[0][:200])}") from None
-    if dtype.kind not in PLAIN or dtype.subdtype is not None or len(shape) > 8 or any(n < 0 for n in shape):
+    columns = [dtype[name].base for name in dtype.names] if records and dtype.names else [dtype]
+    plain = all(column.kind in PLAIN and column.subdtype is None for column in columns)
+    if not plain or len(shape) > 8 or any(n < 0 for n in shape):
         raise ValueError(
             f"an array of {len(shape)} dimensions of {printable(str(dtype))[:100]}, expected plain numbers"
         )

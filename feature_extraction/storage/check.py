@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import numpy as np
-
 from .. import catalog
 from ..errors import StoreError, UsageError
 from ..machine import usable_cpus
-from . import guard, store
+from ..terminal import run_main
+from . import guard, layouts, store
 from .reader import ArrayReader
 
 LARGE: Final = 256 << 20
@@ -30,11 +29,6 @@ LARGE: Final = 256 << 20
 MOST_PROCESSES: Final = 8
 MOST_SAID: Final = 1000
 """Findings of one kind that are listed; the rest is counted."""
-
-BOXES: Final = {"features": "<f4", "obj_id": "<i8", "boxes": "<f4", "img_w": "<i8", "img_h": "<i8"}
-PUBLISHED: Final = {"grid": {"features": "<f4"}, "boxes": BOXES}
-"""Arrays of each kind of file and their types."""
-OPTIONAL: Final = {"cls_prob": "<f4"}
 
 Level = Literal["error", "warning", "note"]
 
@@ -164,9 +158,10 @@ class Tally:
             yield Finding("error", f"{guard.shown(image_id)}: {what}" if image_id else what, image_id or None)
         if len(self.errors) > MOST_SAID:
             yield Finding("error", f"and {len(self.errors) - MOST_SAID:,} more images are damaged")
-        usual = _usual(self.layouts, made)
+        most = json.loads(self.layouts.most_common(1)[0][0]) if self.layouts else {}
+        expected = layouts.Expected.of(made, most)
         for layout, number in self.layouts.items():
-            wrong = _wrong_with(json.loads(layout), usual)
+            wrong = expected.wrong_with(json.loads(layout))
             if wrong:
                 image_id = self.images[layout][0]
                 more = f" (and {number - 1:,} more images)" if number > 1 else ""
@@ -177,43 +172,6 @@ class Tally:
                 "note", f"the structure{of} was checked, the values not: an earlier version or the published program, "
                 "which wrote them, kept no checksums",
             )  # fmt: skip
-
-
-Layout = dict[str, list[Any]]
-
-
-def _usual(layouts: Counter[str], made: dict[str, Any]) -> Layout:
-    """What the arrays of an image should be: what the file says of itself, else what most images have."""
-    most: Layout = json.loads(layouts.most_common(1)[0][0]) if layouts else {}
-    kind = made.get("kind") if made.get("kind") in PUBLISHED else "boxes" if "boxes" in most else "grid"
-    usual: Layout = {}
-    for name, dtype in PUBLISHED[str(kind)].items():
-        usual[name] = [dtype, most.get(name, [dtype, None])[1]]
-    for name in OPTIONAL.keys() & most.keys():
-        usual[name] = [OPTIONAL[name], most[name][1]]
-    features = usual["features"][1]
-    if features is not None:
-        grid, boxes = made.get("grid_size"), made.get("num_boxes")
-        if "boxes" not in usual and isinstance(grid, int) and len(features) == 3:
-            usual["features"][1] = [grid, grid, features[-1]]
-        elif "boxes" in usual and isinstance(boxes, int) and len(features) == 2:
-            for name, shape in (("features", [boxes, features[-1]]), ("obj_id", [boxes]), ("boxes", [boxes, 4])):
-                usual[name][1] = shape
-    return usual
-
-
-def _wrong_with(layout: Layout, usual: Layout) -> str:
-    wrong = [f"has no {guard.shown(name)}" for name in usual if name not in layout]
-    wrong += [f"has an array {guard.shown(name)}, which is not expected" for name in layout if name not in usual]
-    for name, (dtype, shape) in usual.items():
-        if name not in layout:
-            continue
-        found_dtype, found_shape = layout[name]
-        if found_dtype != dtype:
-            wrong.append(f"{name} are {np.dtype(found_dtype)}, expected {np.dtype(dtype)}")
-        if shape is not None and found_shape != shape:
-            wrong.append(f"{name} have the shape {tuple(found_shape)}, expected {tuple(shape)}")
-    return "; ".join(wrong)
 
 
 def survey(path: Path, ids: Sequence[str], tell: Callable[[int], None] = lambda done: None) -> Survey:
@@ -317,4 +275,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import OPTION
 from ..errors import StoreError
 from . import files, shares
-from .assemble import Assembly, Incomplete, Outcome
+from .assemble import RATE, Assembly, Incomplete, Outcome
 from .bounded import read_json
 from .journal import JournalWriter, journal_name, journals, share_of
 from .shares import FolderClosed, Register
@@ -122,10 +123,19 @@ class Output:
         with self._kept():
             self._journal.sync()
 
-    def finish(self, current: Mapping[str, FileStamp], failures: Sequence[Mapping[str, str]]) -> Outcome | None:
+    def finish(
+        self,
+        current: Mapping[str, FileStamp],
+        failures: Sequence[Mapping[str, str]],
+        sha256: Callable[[str], str] | None = None,
+        *,
+        images_per_second: float | None = None,
+    ) -> Outcome | None:
         """Say that this process has done its share of the images, but for its ``failures`` (id, path, reason).
 
-        ``current``: all listed images, the same ids for every process, and what their files are now.
+        ``current``: all listed images, the same ids for every process, and what their files are now; ``sha256``: the
+        digest of an image's bytes now, empty where they are none to use (None: that of the file at its stamp's path).
+        ``images_per_second``: of this process, for the report beside the file; None where it computed nothing.
         Returns the outcome if the file is whole now, None if others still have to end (``waiting``).
         Raises StoreError if an image has neither features of its bytes nor a reason, or anything fails on the way:
         then the journals are as they were, and the same command goes on from there."""
@@ -133,13 +143,13 @@ class Output:
             plan = plan_digest(current)
             self._keep_plan(plan, current)
             self._journal.end(plan, failures)
-            ended = {"event": "ended", "share": self.index, "of": self.count, "plan": plan}
+            ended = {"event": "ended", "share": self.index, "of": self.count, "plan": plan, RATE: images_per_second}
             try:
                 self._register.append({**ended, "length": self._journal.length})
                 if not self._all_ended(plan):
                     return None
                 with files.exclusive(self.folder / "assemble.lock", wait=True):
-                    outcome = self._assembly(current).run()
+                    outcome = self._assembly(current, sha256).run()
             except (FolderClosed, OSError, StoreError):
                 # another process may have written the file while this one ended, and taken the folder away
                 if self.folder.exists() and not self._register.closed:
@@ -180,13 +190,14 @@ class Output:
                     shares.remove(self.folder)
 
     def _compare(self, found: Mapping[str, Any], what: str, way_out: str) -> None:
-        different = [
-            f"{key} {found.get(key)!r}, now {value!r}"
-            for key, value in self.identity.items()
-            if found.get(key) != value
-        ]
+        different = [f"{key} {found.get(key)!r}, now {self.identity.get(key)!r}" for key in self._other_values(found)]
         if different:
             raise StoreError(f"{what} with another recipe: {'; '.join(different)}. Use the same one, {way_out}")
+
+    def _other_values(self, found: Mapping[str, Any]) -> list[str]:
+        """What differs from the identity; an option is not there where it has the published value."""
+        options = [key for key in found if key.startswith(OPTION) and key not in self.identity]
+        return [key for key in (*self.identity, *options) if found.get(key) != self.identity.get(key)]
 
     def _check_manifest(self) -> None:
         """Refuse to go on with what another recipe has stored; a folder without any features pins none."""
@@ -217,7 +228,7 @@ class Output:
             found = _read_json(path)
             while found is None and deadline.wait():  # another one is writing it right now
                 found = _read_json(path)
-            if found is None or any(found.get(key) != value for key, value in self.identity.items()):
+            if found is None or self._other_values(found):
                 self._stored.learn(journals(self.folder))
                 self._check_manifest()
                 files.atomic_write(path, text)  # of a run that stored nothing
@@ -245,14 +256,20 @@ class Output:
                 )
         return not self.waiting
 
-    def _assembly(self, current: Mapping[str, FileStamp]) -> Assembly:
+    def _assembly(self, current: Mapping[str, FileStamp], sha256: Callable[[str], str] | None) -> Assembly:
         ended = {i: self._register.state_of(i, self.count) or {} for i in range(self.count)}
         expected = {self.folder / journal_name(*share): 0 for share in self._register.shares()}
         expected |= {self.folder / journal_name(i, self.count): int(e.get("length", 0)) for i, e in ended.items()}
         return Assembly(
             self.path, self.folder, self._recipe, self.identity, self.notes, current,
-            [self.folder / journal_name(i, self.count) for i in ended], expected, self._void, self._say,
+            [self.folder / journal_name(i, self.count) for i in ended], expected, self._void, self._say, sha256,
+            self._rate(ended.values()),
         )  # fmt: skip
+
+    def _rate(self, ended: Iterable[Mapping[str, Any]]) -> float | None:
+        """Images per second of all shares together; where none of them computed, what the last report says."""
+        rates = [rate for event in ended if isinstance(rate := event.get(RATE), float)]
+        return sum(rates) if rates else (_read_json(report_path(self.path)) or {}).get(RATE)
 
     def _void(self, image_id: str, place: str) -> None:
         self._stored.forget(image_id, place)

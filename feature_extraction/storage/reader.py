@@ -22,6 +22,8 @@ from ..errors import StoreError
 from . import guard, store
 from .journal import checksum
 
+MOST_HEADERS: Final = 1024
+"""Remembered of one name: arrays of that name have so many shapes, where the number of boxes varies."""
 LONGEST_HEADER: Final = 4096
 """Bytes; those of ours have under 300."""
 Described = tuple[str, tuple[int, ...]]
@@ -51,7 +53,7 @@ class ArrayReader:
         self._file = file
         self._fd: int = file.id.get_vfd_handle()
         self._base, self._size = guard.base_of(file), file.id.get_filesize()
-        self._headers: dict[str, Header] = {}
+        self._headers: dict[str, dict[bytes, Header]] = {}
         self._buffer: NDArray[np.uint8] = np.empty(1 << 20, np.uint8)
         self._json: dict[Any, str] = {}
 
@@ -73,11 +75,13 @@ class ArrayReader:
 
     def _array(self, group: Any, image_id: str, name: str) -> tuple[Described, int]:
         address = h5g.get_objinfo(group, name.encode()).objno[0]
-        known = self._headers.get(name)
-        if known is not None:
-            raw = os.pread(self._fd, known.length, self._base + address)
-            at = len(known.before)
-            if raw[:at] == known.before and raw[at + 8 :] == known.behind:
+        headers = self._headers.get(name)
+        if headers:
+            some = next(iter(headers.values()))
+            raw = os.pread(self._fd, some.length, self._base + address)
+            at = len(some.before)
+            known = headers.get(raw[:at] + raw[at + 8 :])
+            if known is not None:
                 offset = self._base + int.from_bytes(raw[at : at + 8], "little")
                 if offset + known.size <= self._size:
                     return known.described, self._crc(offset, known.size)
@@ -116,7 +120,12 @@ class ArrayReader:
         mark = (offset - self._base).to_bytes(8, "little")
         if raw.count(mark) == 1:
             before, _, behind = raw.partition(mark)
-            self._headers[name] = Header(before, behind, described, size)
+            headers = self._headers.setdefault(name, {})
+            some = next(iter(headers.values()), None)
+            if some is not None and (len(some.before), len(some.behind)) != (len(before), len(behind)):
+                headers.clear()
+            if len(headers) < MOST_HEADERS:
+                headers[before + behind] = Header(before, behind, described, size)
 
     def _crc(self, offset: int, size: int) -> int:
         if size > len(self._buffer):

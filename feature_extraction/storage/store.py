@@ -8,7 +8,15 @@ Layout (that of the published files), N = boxes, G = grid size, D = feature dime
             <image id>/boxes      float32 (N, 4)   x1, y1, x2, y2, pixels of the original image
             <image id>/img_w      int64   ()       pixels of the original image
             <image id>/img_h      int64   ()
-            <image id>/cls_prob   float32 (N, classes)   only with --class_probs; background first
+    and, where the recipe asks for them:
+            <image id>/cls_prob   float32 (N, classes)   background first (class_probs "foreground": without it)
+            <image id>/obj_conf   float32 (N,)     the score that ranked the box; 0: it has none
+            <image id>/features_fc7   float32 (N, D)   fc7, where features are fc6 and both are stored
+
+N is the same for all images (root attribute num_boxes), but for files with the attribute option_min_boxes (from that to
+num_boxes) or option_boxes_sha256 (boxes that a file gave): there it is each image's own. Other attributes option_*
+name what is not as X-LXMERT has it, among them option_layer (features are "fc7"; or "both") and option_background
+(obj_id -1 is the background).
 
 Files of this kit carry root attributes that say what made them (``provenance``) and, on each image's group, what it
 was made from (``source``) and the CRC-32 of its arrays (``crc32``); the published files have none of these.
@@ -37,6 +45,9 @@ SOURCE: Final = "source"
 """Attribute of an image's group: the image file it was made from, as JSON (path, size, mtime_ns, sha256)."""
 CHECKSUMS: Final = "crc32"
 """Attribute of an image's group: its id, CRC-32 of the bytes of each of its arrays and of ``source``, as JSON."""
+
+SMALLEST_COMPRESSED: Final = 4096
+"""Bytes of an array below which compressing it makes it larger."""
 
 
 def work_dir(output: Path) -> Path:
@@ -168,13 +179,16 @@ def write_image(
     arrays: Mapping[str, NDArray[Any]],
     source: Source | None,
     checksums: Mapping[str, int],
+    gzip: int = 0,
 ) -> None:
-    """Write one image's group in the published layout, with what it was made from and the CRC-32 of each array."""
+    """Write one image's group in the published layout, with what it was made from and the CRC-32 of each array.
+    ``gzip``: level at which arrays of some size are compressed, 0 for none."""
     group = file.create_group(image_id).id
     for name, array in arrays.items():
         # what group[name] = array does, without asking the same of HDF5 for every array of a hundred thousand
         space = h5s.create_simple(array.shape) if array.shape else h5s.create(h5s.SCALAR)
-        dataset = h5d.create(group, None, h5t.py_create(array.dtype, logical=True), space, _PLAIN)
+        made = _compressed(array.shape, gzip) if gzip and array.nbytes >= SMALLEST_COMPRESSED else _PLAIN
+        dataset = h5d.create(group, None, h5t.py_create(array.dtype, logical=True), space, made)
         dataset.write(h5s.ALL, h5s.ALL, np.ascontiguousarray(array))
         h5o.link(dataset, group, name.encode())
     said = json.dumps(source.described()).encode() if source is not None else None
@@ -186,6 +200,16 @@ def write_image(
 
 _PLAIN: Final = h5p.create(h5p.DATASET_CREATE)
 _PLAIN.set_obj_track_times(False)  # the same data give the same file
+
+
+def _compressed(shape: tuple[int, ...], level: int) -> Any:
+    """One block of HDF5, its bytes sorted by their weight before they are compressed: a reader takes arrays whole."""
+    made = h5p.create(h5p.DATASET_CREATE)
+    made.set_obj_track_times(False)
+    made.set_chunk(shape)
+    made.set_shuffle()
+    made.set_deflate(level)
+    return made
 
 
 def _write_text(group: h5g.GroupID, name: str, text: bytes) -> None:

@@ -128,10 +128,13 @@ class Stored:
             return False, None
         return now in digests, Source(*stamp, now) if now in digests else None
 
-    def of_these_bytes(self, image_id: str, stamp: FileStamp | None) -> list[Candidate]:
+    def of_these_bytes(
+        self, image_id: str, stamp: FileStamp | None, sha256: Callable[[str], str] | None = None
+    ) -> list[Candidate]:
         """What is stored of the bytes of the file with this stamp, the newest first; of the newest source where
         there is no stamp, or the file cannot be asked. Shares on different machines may name the same file by
-        different paths, and copies of it by different times; then its contents decide."""
+        different paths, and copies of it by different times; then its contents decide (``sha256`` of the id; None: of
+        the file at the stamp's path)."""
         found = self.candidates(image_id)
         sources = [candidate.source for candidate in found]
         newest = next((source for source in sources if source is not None), None)
@@ -143,15 +146,21 @@ class Stored:
                 image_id, sources, lambda s: s[1:] == stamp[1:]
             )
             if wanted is None:
-                try:
-                    wanted = files.sha256_of(stamp.path)
-                except (OSError, ValueError):
+                wanted = _sha256_at(stamp) if sha256 is None else sha256(image_id)
+                if not wanted and (sha256 is None or stamp.size < 0):
                     wanted = newest.sha256
         return [candidate for candidate in found if candidate.source and candidate.source.sha256 == wanted]
 
     def _digest_of(self, image_id: str, sources: list[Source | None], fits: Callable[[FileStamp], bool]) -> str | None:
         known = [*reversed(self._same.get(image_id, ())), *(source for source in sources if source is not None)]
         return next((source.sha256 for source in known if fits(source.stamp)), None)
+
+
+def _sha256_at(stamp: FileStamp) -> str:
+    try:
+        return files.sha256_of(stamp.path)
+    except (OSError, ValueError):
+        return ""
 
 
 def open_finished(output: Path) -> h5py.File | None:

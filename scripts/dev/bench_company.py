@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from feature_extraction import machine, places
+from feature_extraction.terminal import run_main
 
 CPU_CONTROLLER: Final = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup/cpu,cpuacct"))
 
@@ -113,4 +114,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

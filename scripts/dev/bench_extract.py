@@ -14,7 +14,6 @@ import argparse
 import io
 import resource
 import statistics
-import sys
 import tempfile
 import time
 from contextlib import closing
@@ -35,6 +34,7 @@ from feature_extraction.features import Arrays, Computation, NetworkInput, compu
 from feature_extraction.images.decode import decode_image
 from feature_extraction.progress import Clock
 from feature_extraction.storage.journal import JournalWriter
+from feature_extraction.terminal import run_main
 
 
 def unit_seconds(device: torch.device) -> float:
@@ -157,4 +157,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

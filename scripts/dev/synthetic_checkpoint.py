@@ -19,6 +19,7 @@ import torch
 from feature_extraction.detector.checkpoint import expected_tensors
 from feature_extraction.detector.config import read_config
 from feature_extraction.detector.synthetic import tensor
+from feature_extraction.terminal import run_main
 
 X152_CONFIG: Final = """\
 # The values of the published detectron_config.yaml that decide the features.
@@ -75,4 +76,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Download the checkpoint, the published features, the images. Interrupted, the same command continues.
+"""Download checkpoint, published features, images, annotations. Interrupted, the same command continues.
 
     python -m scripts.download checkpoint
+    python -m scripts.download checkpoint x-101     # Pythia's detector, into a folder x-101 of its own
     python -m scripts.download features coco vg
     python -m scripts.download images gqa --base-url https://mirror.example/x-lxmert
     python -m scripts.download images nlvr2 --nlvr2 /data/nlvr2-images
+    python -m scripts.download annotations
 
 Several files come at once; each is verified before it appears under its name. SHA-256 sums are recorded in
 downloads.lock.json when a file is first seen, and demanded from then on. Needs curl; no Python packages.
@@ -24,16 +26,19 @@ from pathlib import Path
 from typing import Final
 
 from feature_extraction import catalog
-from feature_extraction.errors import DownloadError, UnknownName
+from feature_extraction.arguments import choose
+from feature_extraction.errors import DownloadError, UsageError
 from feature_extraction.names import printable
+from feature_extraction.terminal import run_main
 
 from .ensure import ensure
 from .fetch import Download, ask
 from .files import existing, room
 from .part import remove_leftovers
-from .plan import Plan, nlvr2
+from .plan import PUBLISHED, Plan, nlvr2
 from .policy import RetryPolicy, Run, Stopped
 from .record import LockFile
+from .version import Version
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -101,7 +106,7 @@ def sizes_and_room(downloads: Sequence[Download], run: Run, jobs: int) -> int | 
     if downloads:
         run.say(f"asking for the size of {len(downloads)} file{'s' * (len(downloads) > 1)}")
     with ThreadPoolExecutor(jobs) as pool:
-        answers = list(pool.map(lambda download: ask(download.url, run), downloads))
+        answers = list(pool.map(lambda download: asked(download, run), downloads))
     run.check("download")
     need: dict[int, int] = {}
     where: dict[int, Path] = {}
@@ -126,6 +131,14 @@ def sizes_and_room(downloads: Sequence[Download], run: Run, jobs: int) -> int | 
     return None if None in sizes else sum(size or 0 for size in sizes)
 
 
+def asked(download: Download, run: Run) -> tuple[Version, str]:
+    """As ``ask``; a file that a local folder lacks fails later, alone."""
+    try:
+        return ask(download.url, run)
+    except DownloadError as error:
+        return Version(), str(error)
+
+
 def sum_of(text: str) -> tuple[str, str]:
     name, _, digest = text.partition("=")
     if len(digest) != 64 or set(digest.lower()) - set("0123456789abcdef"):
@@ -142,8 +155,8 @@ def seconds(text: str) -> float:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["checkpoint", "pretrained", "features", "images"])
-    parser.add_argument("sets", nargs="*", metavar="SET", help=f"of {', '.join(catalog.DATA_SETS)}; all without")
+    parser.add_argument("what", choices=["checkpoint", "pretrained", "annotations", "features", "images"])
+    parser.add_argument("sets", nargs="*", metavar="SET", help=f"of {', '.join(catalog.DATA_SETS)}; all without. Of checkpoint: {', '.join(catalog.CHECKPOINT_URLS)}; {PUBLISHED} without")  # fmt: skip # noqa: E501
     parser.add_argument("--datasets", type=Path, default=ROOT / "datasets")
     parser.add_argument("--checkpoint_dir", type=Path, default=ROOT / "feature_extraction" / "mask_rcnn_ckpt")
     parser.add_argument("--published", type=Path, help="where published features go (DATASETS/published)")
@@ -160,10 +173,15 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--keep-archives", action="store_true", help="leave the .zip files after unpacking")
     parser.add_argument("--nlvr2", type=Path, metavar="FOLDER", help="NLVR2's images: folders train, dev, test1")
     args = parser.parse_args(argv)
+    args.detectors = [PUBLISHED]
+    if args.what == "checkpoint":
+        args.detectors, args.sets = args.sets or args.detectors, []
     try:
+        for name in args.detectors:
+            choose("detector", name, list(catalog.CHECKPOINT_URLS))
         for name in args.sets:
             catalog.data_set(name)
-    except UnknownName as error:
+    except UsageError as error:
         parser.error(str(error))
     if args.what in ("features", "images"):
         args.sets = args.sets or list(catalog.DATA_SETS)
@@ -236,11 +254,14 @@ def is_accepted(download: Download, lock: LockFile) -> bool:
 def next_step(args: argparse.Namespace) -> str:
     """What one may want to do with what is there now."""
     if args.what == "checkpoint":
-        return "make download-images-coco, then make extract-coco"
+        others = [f"--checkpoint_dir {args.checkpoint_dir / name}" for name in args.detectors if name != PUBLISHED]
+        return ", ".join(others) or "make download-images-coco, then make extract-coco"
     if args.what == "features":
         return "make verify"
-    return ", ".join(f"make extract-{name}" for name in args.sets)  # of the pretrained weights nothing follows
+    if args.what in ("annotations", "pretrained"):
+        return "make xlxmert puts them where x-lxmert reads them"
+    return ", ".join(f"make extract-{name}" for name in args.sets)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -24,6 +24,7 @@ from feature_extraction.errors import DownloadError
 from feature_extraction.names import printable
 
 from .curl import FINAL_EXITS, HTTP_ERROR, Answer, Outcome, Request, Timeouts
+from .documents import not_a_document
 from .files import room, sha256
 from .part import Part
 from .policy import SLOW, Run
@@ -114,7 +115,8 @@ def fetch(download: Download, lock: LockFile, run: Run) -> str:
     known = lock.entry(download.key)
     if known and download.sha256 not in (None, known.sha256):
         raise DownloadError(
-            f"{download.name}: --sha256 {download.sha256} contradicts {known.sha256} recorded in {printable(lock.path)}"
+            f"{download.name}: the demanded SHA-256 {download.sha256} contradicts {known.sha256} recorded in "
+            f"{printable(lock.path)}: find out which is right before deleting the entry"
         )
     if download.path.is_file():
         return verify_present(download, known, lock, run)
@@ -150,6 +152,8 @@ def validate(path: Path, download: Download, size: int | None, wanted: str | Non
         return f"its SHA-256 is {digest}, expected {wanted}"
     if size is None and wanted is None and is_cut_short(path, download.path.suffix):
         return "its end is missing, and the server did not say how long it is"
+    if wanted is None and download.path.suffix == ".json" and (wrong := not_a_document(path)):
+        return f"it is no JSON document: {wrong}"
     return None
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from feature_extraction import catalog
 from feature_extraction.errors import DownloadError
 from feature_extraction.names import printable
 
+from .annotations import ANNOTATIONS
 from .fetch import Download
 
 # archive -> the folder in it that holds the images, and where that folder belongs below the data set's root
@@ -20,6 +21,8 @@ UNPACKED: Final = {
     "VG/images2.zip": ("VG_100K_2", "images/VG_100K_2"),
     "GQA/images.zip": ("images", "images"),
 }
+PUBLISHED: Final = "x-152"
+"""The detector of the paper."""
 NLVR2_HELP: Final = """\
 NLVR2's images cannot be downloaded by a program: the NLVR project gives them to whoever fills in its form, which its
 page at https://lil.nlp.cornell.edu/nlvr/ links to. With the link that comes by mail:
@@ -29,15 +32,14 @@ page at https://lil.nlp.cornell.edu/nlvr/ links to. With the link that comes by 
      python -m scripts.download images nlvr2 --nlvr2 FOLDER"""
 
 
-def address(url: str, key: str, base_url: str | None) -> str:
-    """The address of a file, or its place at a mirror or in a local folder."""
+def address(url: str, names: Sequence[str], base_url: str | None) -> str:
+    """The address of a file; its place at a mirror; or in a local folder, by the first of its names that is there."""
     if base_url is None:
         return url
     if "://" in base_url:
-        return f"{base_url.rstrip('/')}/{key}"
-    folder = Path(base_url).resolve()
-    found = next((p for p in (folder / key, folder / Path(key).name) if p.is_file()), folder / key)
-    return found.as_uri()
+        return f"{base_url.rstrip('/')}/{names[0]}"
+    places = [Path(base_url).resolve() / name for name in names]
+    return next((place for place in places if place.is_file()), places[0]).as_uri()
 
 
 class Plan:
@@ -54,11 +56,17 @@ class Plan:
     def _downloads(self) -> Iterator[Download]:
         args = self.args
         if args.what == "checkpoint":
-            for name, url in catalog.CHECKPOINT_URLS.items():
-                yield self._download(name, url, args.checkpoint_dir / name)
+            for detector in args.detectors:
+                # the published detector's files have their bare names, in the lock file and at mirrors
+                below = Path() if detector == PUBLISHED else Path(detector)
+                for name, url in catalog.CHECKPOINT_URLS[detector].items():
+                    yield self._download(str(below / name), url, args.checkpoint_dir / below / name)
         elif args.what == "pretrained":
-            name = catalog.PRETRAINED_URL.rpartition("/")[2]
-            yield self._download(f"x-lxmert/{name}", catalog.PRETRAINED_URL, args.datasets / "x-lxmert" / name)
+            for key, url in catalog.PRETRAINED_URLS.items():
+                yield self._download(key, url, args.datasets / "x-lxmert" / Path(key).name)
+        elif args.what == "annotations":
+            for file in ANNOTATIONS:
+                yield self._download(file.path, file.url, args.datasets / file.path, sha256=file.sha256)
         for data in map(catalog.data_set, args.sets):
             yield from self._features(data) if args.what == "features" else self._images(data)
 
@@ -72,11 +80,14 @@ class Plan:
         for url in catalog.IMAGE_ARCHIVE_URLS[data.name]:
             key = f"{data.folder}/{url.rpartition('/')[2]}"
             top, below = UNPACKED[key]
-            yield self._download(key, url, root / "archives" / Path(key).name, top, root / below)
+            yield self._download(key, url, root / "archives" / Path(key).name, top=top, destination=root / below)
 
-    def _download(self, key: str, url: str, path: Path, top: str = "", destination: Path | None = None) -> Download:
-        sha256 = self.sums.pop(key, None) or self.sums.pop(Path(key).name, None)
-        return Download(key, address(url, key, self.args.base_url), path, sha256, top, destination)
+    def _download(self, key: str, url: str, path: Path, **more: Any) -> Download:
+        """``more``: as ``Download`` has it. What --sha256 says of the file comes first."""
+        # annotations have the same names in different folders: one of them alone says nothing
+        names = (key,) if self.args.what == "annotations" else (key, Path(key).name)
+        given = next((self.sums.pop(name) for name in names if name in self.sums), more.pop("sha256", None))
+        return Download(key, address(url, names, self.args.base_url), path, given, **more)
 
 
 def nlvr2(datasets: Path, given: Path | None) -> str | None:

@@ -13,8 +13,12 @@ MAGIC: Final = {
     ".pth": (b"PK\x03\x04", b"\x80"),  # PyTorch's zip format, or the pickle of its first years
 }
 """How files of a kind begin; a proxy's error page, sent with status 200, does not begin so."""
-MOST_BYTES: Final = {".yaml": 1 << 20, ".pth": 8 * 10**9, ".zip": 60 * 10**9, ".h5": 200 * 10**9}
+MOST_BYTES: Final = {
+    ".yaml": 1 << 20, ".txt": 1 << 20, ".json": 2 * 10**9, ".pth": 8 * 10**9, ".zip": 60 * 10**9, ".h5": 200 * 10**9
+}  # fmt: skip
 """Well above what is published (the largest: 1 GB, 21 GB, 78 GB): a server without end does not fill the disk."""
+TEXTS: Final = {".yaml": "configuration", ".txt": "list of names"}
+"""Texts have no first bytes of their own, but a page, an archive and a program have."""
 MOST_OTHER: Final = 10**9
 
 
@@ -34,8 +38,10 @@ def not_of_its_kind(suffix: str, head: bytes) -> str | None:
     starts = MAGIC.get(suffix)
     if starts and not head.startswith(starts):
         return f"it is no {suffix} file, it begins with {head[:HEAD]!r}: an error page, perhaps"
-    if suffix == ".yaml" and (head.lstrip().startswith(b"<") or b"\0" in head or head.startswith(b"\x1f\x8b")):
-        return f"it is no configuration, it begins with {head[:HEAD]!r}: an error page, perhaps"
+    if suffix in TEXTS and (head.lstrip().startswith(b"<") or b"\0" in head or head.startswith(b"\x1f\x8b")):
+        return f"it is no {TEXTS[suffix]}, it begins with {head[:HEAD]!r}: an error page, perhaps"
+    if suffix == ".json" and head.lstrip()[:1] not in (b"[", b"{"):
+        return f"it is no JSON document, it begins with {head[:HEAD]!r}: an error page, perhaps"
     return None
 
 

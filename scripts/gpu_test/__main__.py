@@ -8,12 +8,11 @@ OUT/results.json. Each row says pass, fail, or not run and why; exit code 1 if o
 rows run with little work: that exercises this program, it measures nothing.
 """
 
-import sys
-
 from feature_extraction import machine
+from feature_extraction.terminal import run_main
 
 if __name__ == "__main__":
     machine.wait_without_spinning()  # before PyTorch is loaded
     from .run import main
 
-    sys.exit(main())
+    run_main(main)

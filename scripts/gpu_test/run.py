@@ -25,6 +25,7 @@ import torch
 from feature_extraction import machine
 from feature_extraction.detector.build import choose_device
 from feature_extraction.errors import KitError
+from feature_extraction.terminal import run_main
 
 from . import assign, exact, speed
 from .bench import FULL, KINDS, SMALL, Bench
@@ -155,4 +156,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("PYTHONUNBUFFERED", "1")  # of the commands that are started from here
-    sys.exit(main())
+    run_main(main)

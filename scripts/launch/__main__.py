@@ -2,6 +2,7 @@
 
     python3 -m scripts.launch extract-coco-train-grid RUN=container PRECISION=tf32
     python3 -m scripts.launch --dry-run kmeans          one line to paste and change
+    python3 -m scripts.launch --slurm extract-all       to Slurm, as job arrays; with --dry-run: the scripts alone
     python3 -m scripts.launch --list                    the 16 files and all variables
 
 This is what the Makefile's targets call; variables are given as words or in the environment. Standard library only.
@@ -20,13 +21,15 @@ from feature_extraction import catalog
 from feature_extraction.arguments import nearest
 from feature_extraction.config import EXIT_NOTHING, EXIT_USAGE
 from feature_extraction.errors import KitError, UsageError
+from feature_extraction.terminal import run_main
 
-from . import host
+from . import host, slurm, vocabulary
 from .container import COMPOSE
 from .jobs import Command, Launcher
 from .settings import Settings, listing
 from .several import run_all
 
+USAGE: Final = "usage: python3 -m scripts.launch [--dry-run] [--slurm] JOB [NAME=value ...]   (or --list)"
 GROUPS: Final = (
     "all",
     "grid",
@@ -42,17 +45,20 @@ GROUPS: Final = (
 )
 """What several files are called after ``extract-``: words that all their names have."""
 JOBS: Final[Mapping[str, Callable[[Launcher], Command]]] = {
-    "kmeans": lambda here: here.command(here.kmeans()),
+    "kmeans": lambda here: here.command(vocabulary.kmeans(here)),
+    "paper-vocabulary": lambda here: here.command(vocabulary.paper_vocabulary(here)),
+    "verify-kmeans": lambda here: here.command(vocabulary.verify_kmeans(here)),
     "verify": lambda here: here.command(here.verify()),
     "parity": lambda here: here.command(here.parity()),
     "check": lambda here: here.command(here.check()),
     "shell": lambda here: here.command(here.shell()),
     "report": host.report,
+    "xlxmert": host.xlxmert,
     "gpu-test": host.gpu_test,
     "test-faults": host.test_faults,
     "setup": host.setup,
     "docker-build": host.docker_build,
-    "image-save": host.image_save,
+    "image-archive": host.image_archive,
 }
 
 
@@ -81,10 +87,13 @@ def commands(target: str, here: Launcher) -> Mapping[str, Callable[[], Command]]
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
-    dry_run = "--dry-run" in arguments
+    dry_run, to_slurm = "--dry-run" in arguments, "--slurm" in arguments
     try:
         if arguments == ["compose"]:
             print(COMPOSE, end="")
+            return 0
+        if "--help" in arguments:
+            print(f"{USAGE}\n\n{__doc__}")
             return 0
         if "--list" in arguments:
             print("\n".join(["\nEach feature file (16)", *(f"  extract-{f.name}" for f in catalog.feature_files())]))
@@ -92,11 +101,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         words = [a for a in arguments if not a.startswith("--")]
         targets = [w for w in words if "=" not in w]
-        unknown = [a for a in arguments if a.startswith("--") and a != "--dry-run"]
+        unknown = [a for a in arguments if a.startswith("--") and a not in ("--dry-run", "--slurm")]
         if len(targets) != 1 or unknown:
-            print("usage: python3 -m scripts.launch [--dry-run] JOB [NAME=value ...]   (or --list)", file=sys.stderr)
+            print(USAGE, file=sys.stderr)
             return EXIT_USAGE
         here = Launcher(Settings(os.environ, [w for w in words if "=" in w]), dry_run=dry_run)
+        if to_slurm:
+            return slurm.submit(here, targets[0], files_called(targets[0]) if targets[0] != slurm.KMEANS else [])
         found = commands(targets[0], here)
     except UsageError as error:
         print(f"launch: {error}", file=sys.stderr)
@@ -116,4 +127,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

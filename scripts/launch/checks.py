@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from feature_extraction import catalog
 from feature_extraction.errors import UsageError
 
 from .container import IMAGE_USER
@@ -42,9 +43,14 @@ def require_curl() -> None:
 
 
 def require_checkpoint(folder: Path) -> None:
-    """The detector's two files, under the names that the scripts read or that the published README saves them under."""
-    if not any((folder / name).is_file() for name in ("detectron_model.pth", "model_final.pth")):
-        raise UsageError(f"there is no detectron_model.pth in {folder}: make download, or CHECKPOINT=folder")
+    """The detector's two files, under one of their names."""
+    name = "detectron_model.pth"
+    try:
+        there = any((folder / one).is_file() for one in (name, *catalog.CHECKPOINT_NAMES[name]))
+    except OSError as error:
+        raise UsageError(f"{folder}: {error.strerror}: mend its rights, or CHECKPOINT=folder") from None
+    if not there:
+        raise UsageError(f"there is no {name} in {folder}: make download, or CHECKPOINT=folder")
     if not any(folder.glob("*.yaml")):
         raise UsageError(f"there is no detectron_config.yaml in {folder}: make download, or CHECKPOINT=folder")
 

@@ -1,6 +1,7 @@
-"""One job in a container: which runtime, what is mounted, whose files, and what the job may not do.
+"""One job in a container of Docker or Podman: what is mounted, whose files, and what the job may not do.
 
-Every way into a container (make, ``make shell``, docker/compose.yaml) takes its restrictions from here.
+Every way into such a container (make, ``make shell``, docker/compose.yaml) takes its restrictions from here; where
+there is no daemon and no root, as on clusters, it is clusters' own runtimes: apptainer.py.
 Standard library only.
 """
 
@@ -16,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from feature_extraction import machine
 from feature_extraction.arguments import nearest
 from feature_extraction.errors import UsageError
 
@@ -56,6 +58,34 @@ class Mount:
         fields = ["type=bind", f"source={os.path.realpath(self.path)}", f"target={self.path}"]
         quoted = ['"' + f.replace('"', '""') + '"' if set(f) & {",", '"'} else f for f in fields]
         return ",".join(quoted + ([] if self.writable else ["readonly"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inside:
+    """What is run in an image, and what it sees. Raises UsageError for a mount that would hide the image's own."""
+
+    folder: str
+    """Where it runs, below the code; "" for the top."""
+    command: Sequence[str]
+    mounts: Sequence[Mount]
+    user: tuple[int, int]
+    """(user, group) for a runtime that can choose; the others keep the caller."""
+    gpu: bool
+    interactive: bool = False
+
+    def __post_init__(self) -> None:
+        for mount in self.mounts:
+            refuse_hiding(mount.path)
+
+    @property
+    def workdir(self) -> str:
+        return str(Path(APP) / self.folder)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What is handed in of the caller's: which cards, and which task of a step of Slurm's this is."""
+        names = (*(("CUDA_VISIBLE_DEVICES",) if self.gpu else ()), *machine.SLURM_STEP)
+        return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 def refuse_hiding(path: Path) -> None:
@@ -176,6 +206,27 @@ class Runtime:
                     "docker has no buildx, which builds images: install docker-buildx, or CONTAINER=podman"
                 )
 
+    def run_command(self, image: str, inside: Inside) -> list[str]:
+        """The whole command line of one job."""
+        flags = [self.program, "run", "--rm", "--pull", "never"]
+        flags += ["--interactive", "--tty"] if inside.interactive else []
+        # docker brings its own init, podman needs a package for it; the jobs end on SIGTERM without one
+        flags += [] if self.is_podman else ["--init"]
+        flags += [*RESTRICTIONS, "--env", "HOME=/tmp", "--user", f"{inside.user[0]}:{inside.user[1]}"]
+        if self.is_podman and os.geteuid() != 0:
+            flags += ["--userns", "keep-id"]  # without root: that the caller outside is the same person inside
+        elif os.geteuid() != 0:
+            flags += [word for group in groups_needed(inside.mounts) for word in ("--group-add", str(group))]
+        flags += ["--security-opt", f"label={self._settings['SELINUX']}"] if self._settings["SELINUX"] else []
+        if inside.gpu:
+            default = "--device nvidia.com/gpu=all" if self.is_podman else "--gpus all"
+            flags += self._settings.words("GPU_FLAGS") or shlex.split(default)
+        flags += [word for item in inside.environment.items() for word in ("--env", "=".join(item))]
+        for mount in inside.mounts:
+            flags += ["--mount", mount.flag()]
+        flags += self._settings.words("RUN_FLAGS")
+        return [*flags, "--workdir", inside.workdir, image, *inside.command]
+
 
 def owner(outputs: Sequence[Path], fallback: Path) -> tuple[int, int]:
     """(user, group) that a job is inside, never root: the caller; for root, the owner of the first folder that it
@@ -193,42 +244,6 @@ def groups_needed(mounts: Sequence[Mount]) -> list[int]:
     """The caller's further groups that own what is mounted: inside, a job has its first group only."""
     mine = set(os.getgroups()) - {os.getegid(), 0}
     return sorted({m.path.stat().st_gid for m in mounts if m.path.exists()} & mine)
-
-
-def run_command(  # noqa: PLR0913 (by keyword; each is one thing a container is told)
-    runtime: Runtime,
-    settings: Settings,
-    *,
-    image: str,
-    folder: str,
-    command: Sequence[str],
-    mounts: Sequence[Mount],
-    user: tuple[int, int],
-    gpu: bool,
-    interactive: bool = False,
-) -> list[str]:
-    """The whole command line of one job. ``folder`` is below the code."""
-    for mount in mounts:
-        refuse_hiding(mount.path)
-    flags = [runtime.program, "run", "--rm", "--pull", "never"]
-    flags += ["--interactive", "--tty"] if interactive else []
-    # docker brings its own init, podman needs a package for it; the jobs end on SIGTERM without one
-    flags += [] if runtime.is_podman else ["--init"]
-    flags += [*RESTRICTIONS, "--env", "HOME=/tmp", "--user", f"{user[0]}:{user[1]}"]
-    if runtime.is_podman and os.geteuid() != 0:
-        flags += ["--userns", "keep-id"]  # without root: that the caller outside is the same person inside
-    elif os.geteuid() != 0:
-        flags += [word for group in groups_needed(mounts) for word in ("--group-add", str(group))]
-    flags += ["--security-opt", f"label={settings['SELINUX']}"] if settings["SELINUX"] else []
-    if gpu:
-        default = "--device nvidia.com/gpu=all" if runtime.is_podman else "--gpus all"
-        flags += settings.words("GPU_FLAGS") or shlex.split(default)
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        flags += ["--env", f"CUDA_VISIBLE_DEVICES={visible}"] if visible else []
-    for mount in mounts:
-        flags += ["--mount", mount.flag()]
-    flags += settings.words("RUN_FLAGS")
-    return [*flags, "--workdir", str(Path(APP) / folder), image, *command]
 
 
 COMPOSE: Final = f"""\

@@ -16,12 +16,12 @@ from . import checks
 from .jobs import VENV, Command, Launcher
 from .settings import CHECKOUT
 
-DOWNLOADS = {"": "checkpoint", "pretrained": "pretrained", "features": "features", "images": "images"}
-"""What stands after ``download-`` -> what scripts.download calls it."""
+DOWNLOADS = ("", "pretrained", "annotations", "features", "images")
+"""What stands after ``download-``; nothing: the checkpoint."""
 
 
 def download(here: Launcher, target: str) -> Command:
-    """``download``, ``download-pretrained``, ``download-images[-SET]``, ``download-features[-SET]``."""
+    """``download``, ``download-WHAT``, and of features and images ``download-WHAT-SET``."""
     what, _, data = target.removeprefix("download").removeprefix("-").partition("-")
     sets = [data] if data else []
     if what not in DOWNLOADS or (data and (what not in ("features", "images") or data not in catalog.DATA_SETS)):
@@ -34,7 +34,7 @@ def download(here: Launcher, target: str) -> Command:
     command = [sys.executable, "-m", "scripts.download", "--datasets", str(settings.datasets)]
     command += ["--checkpoint_dir", str(settings.checkpoint), "--published", str(settings.published)]
     command += ["--base-url", settings["BASE_URL"]] if settings["BASE_URL"] else []
-    return Command(argv=[*command, *settings.words("DOWNLOAD_FLAGS"), DOWNLOADS[what], *sets])
+    return Command(argv=[*command, *settings.words("DOWNLOAD_FLAGS"), what or "checkpoint", *sets])
 
 
 def docker_build(here: Launcher) -> Command:
@@ -53,7 +53,7 @@ def docker_build(here: Launcher) -> Command:
         if set(str(pip_conf)) & set(',"'):
             raise UsageError(f"PIP_CONF={pip_conf}: the build takes no path with a comma or a quote: give another")
         command += ["--secret", f"id=pip.conf,src={pip_conf}"]
-    command += [*settings.words("BUILD_FLAGS"), "--tag", here.image, "."]
+    command += [*settings.words("BUILD_FLAGS"), "--tag", here.container_image, "."]
     return Command(argv=command, environment={"DOCKER_BUILDKIT": "1"})
 
 
@@ -69,16 +69,21 @@ def revision() -> str:
     return done.stdout.strip()
 
 
-def image_save(here: Launcher) -> Command:
-    """The image as one file, which is at its name only when it is whole."""
+def image_archive(here: Launcher) -> Command:
+    """The image as one file, which is at its name only when it is whole: all layers, as `docker load` and `apptainer
+    build` take them, or, for RUN=charliecloud, the folder that `ch-run` runs."""
     path = here.settings.path("IMAGE_FILE", CHECKOUT / "build" / f"xlxmert-features-{here.target}.tar.gz")
+    image, program = here.container_image, shlex.quote(here.runtime.program)
     if not here.dry_run:
-        here.runtime.require_to_run(here.image)
+        here.runtime.require_to_run(image)
         path.parent.mkdir(parents=True, exist_ok=True)
     part, whole = shlex.quote(f"{path}.part"), shlex.quote(str(path))
-    save = shlex.join([here.runtime.program, "save", here.image])
-    line = f"set -o pipefail; {save} | gzip > {part} && mv {part} {whole}"
-    return Command(argv=["bash", "-c", line], shell=line, says=f"{here.image} -> {path}")
+    before, pack = "", f"{program} save {shlex.quote(image)}"
+    if here.settings["RUN"] == "charliecloud":
+        before = f"name=$({program} create {shlex.quote(image)}); trap '{program} rm \"$name\" >/dev/null' EXIT; "
+        pack = f'{program} export "$name"'
+    line = f"set -eo pipefail; {before}{pack} | gzip > {part} && mv {part} {whole}"
+    return Command(argv=["bash", "-c", line], shell=line, says=f"{image} -> {path}")
 
 
 def report(here: Launcher) -> Command:
@@ -87,6 +92,17 @@ def report(here: Launcher) -> Command:
     return _in_environment(
         here, "scripts.report", "--datasets", str(settings.datasets), "--output", str(settings.path("REPORT"))
     )
+
+
+def xlxmert(here: Launcher) -> Command:
+    """Every path in place that another program reads; box files are read and written with packages."""
+    settings = here.settings
+    words = ["--datasets", str(settings.datasets), "--for", settings["FOR"]]
+    words += ["--checkout", str(settings.path("READER"))] if settings["READER"] else []
+    words += settings.words("XLXMERT_FLAGS")
+    if settings["FOR"] == "vl-t5":
+        return _in_environment(here, "scripts.xlxmert", *words)
+    return Command(argv=[sys.executable, "-m", "scripts.xlxmert", *words])
 
 
 def gpu_test(here: Launcher) -> Command:

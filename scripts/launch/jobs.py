@@ -14,14 +14,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, NoReturn
 
-from feature_extraction import catalog
+from feature_extraction import catalog, machine
 from feature_extraction.errors import UsageError
 
 from . import checks
-from .container import Mount, Runtime, links_out_of, owner, run_command, without_nested
+from .apptainer import Apptainer, Charliecloud
+from .container import Inside, Mount, Runtime, links_out_of, owner, without_nested
 from .settings import CHECKOUT, Settings
 
 VENV: Final = CHECKOUT / ".venv"
+OTHER_FILES: Final = frozenset(
+    ("--imsize", "--grid_size", "--recipe", "--num_boxes", "--min_boxes", "--layer", "--class_probs", "--boxes_from")
+)
+"""Flags by which the features are not those of the published file, nor of its size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,20 +103,41 @@ class Launcher:
         wanted = self.settings.number("PROCESSES")
         if wanted == 0:
             raise UsageError("PROCESSES=0: expected at least 1")
-        return wanted or max(1, self.gpus)
+        # a task that srun or torchrun has started beside others is one of the processes itself
+        return wanted or (1 if machine.rank_and_world()[1] > 1 else max(1, self.gpus))
 
     @cached_property
     def target(self) -> str:
         return self.settings["TARGET"] or ("gpu" if self.gpus else "cpu")
 
     @cached_property
-    def image(self) -> str:
+    def container_image(self) -> str:
+        """What Docker or Podman calls the image."""
         return self.settings["IMAGE"] or f"xlxmert-features:{self.target}"
 
     @cached_property
-    def in_container(self) -> bool:
-        run = self.settings["RUN"] or ("container" if self.runtime.has_image(self.image) else "host")
-        return run == "container"
+    def run(self) -> str:
+        """Where jobs run: one of RUN's choices."""
+        return self.settings["RUN"] or ("container" if self.runtime.has_image(self.container_image) else "host")
+
+    @cached_property
+    def runner(self) -> Runtime | Apptainer | Charliecloud:
+        """What runs the image."""
+        if self.run == "apptainer":
+            return Apptainer(self.settings)
+        return Charliecloud(self.settings) if self.run == "charliecloud" else self.runtime
+
+    @cached_property
+    def image(self) -> str:
+        """The image as its runner knows it: a name, a .sif file, a folder."""
+        if isinstance(self.runner, Runtime):
+            return self.container_image
+        default = CHECKOUT / "build" / f"xlxmert-features-{self.target}{self.runner.ending}"
+        return str(self.settings.path("IMAGE", default))
+
+    @property
+    def in_image(self) -> bool:
+        return self.run != "host"
 
     def command(self, job: Job) -> Command:
         """The job's command. Raises UsageError for what is lacking, unless nothing is to be run."""
@@ -119,27 +145,25 @@ class Launcher:
         if not self.dry_run:
             self._require(job)
             linked = job.check()
-        if not self.in_container:
+        if not self.in_image:
             argv = [str(VENV / "bin" / job.command[0]), *job.command[1:]]
             return Command(argv=argv, folder=job.folder, says=f"{job.says} (on the host)" if job.says else "")
         mounts = [Mount(path) for path in (*job.reads, *linked)] + [Mount(path, writable=True) for path in job.writes]
-        argv = run_command(
-            self.runtime, self.settings, image=self.image, folder=job.folder, command=job.command,
-            mounts=without_nested(mounts), user=owner(job.writes, self.settings.datasets),
-            gpu=self.target == "gpu", interactive=job.interactive,
+        inside = Inside(
+            folder=job.folder, command=job.command, mounts=without_nested(mounts),
+            user=owner(job.writes, self.settings.datasets), gpu=self.target == "gpu", interactive=job.interactive,
         )  # fmt: skip
+        argv = self.runner.run_command(self.image, inside)
         return Command(argv=argv, says=f"{job.says} (in {self.image})" if job.says else "")
 
     def _require(self, job: Job) -> None:
-        if self.in_container:
-            self.runtime.require_to_run(self.image)
+        if self.in_image:
+            self.runner.require_to_run(self.image)
         else:
             checks.require_python(VENV / "bin" / "python")
-        checks.require_gpus(
-            self.settings.number("GPUS"), self.gpus_here, needed=self.in_container and self.target == "gpu"
-        )
+        checks.require_gpus(self.settings.number("GPUS"), self.gpus_here, needed=self.in_image and self.target == "gpu")
         for folder in job.writes:
-            checks.make_output(folder, in_container=self.in_container)
+            checks.make_output(folder, in_container=self.run == "container")
 
     # ---------------------------------------------------------------- the jobs
 
@@ -164,7 +188,7 @@ class Launcher:
         def check() -> list[Path]:
             checks.require_checkpoint(settings.checkpoint)
             found = checks.require_images(images, f"make download-images-{data.name}", data.pattern, data.recursive)
-            if not elsewhere and not {"--imsize", "--grid_size", "--num_boxes", "--class_probs"} & set(flags):
+            if not elsewhere and not OTHER_FILES & set(flags):
                 checks.require_room(output, found.images, file.bytes_per_image)
             return [*found.folders, *links_out_of(settings.checkpoint, (), 1)]
 
@@ -173,33 +197,7 @@ class Launcher:
             writes=(*elsewhere, output.parent), check=check, says=f"{file.name}: {images} -> {output}",
         )  # fmt: skip
 
-    def kmeans(self) -> Job:
-        """The visual vocabulary. X-LXMERT's programs look for it under two names; the second is a link."""
-        settings, datasets = self.settings, self.settings.datasets
-        flags, words = settings.words("KMEANS_FLAGS"), settings.words("KMEANS_TGT")
-        alias = datasets / "clustering"
-        files = [Path(w) for w in (settings["KMEANS_SRC"], *words) if w.endswith(".h5")]
-        writes = [datasets / "cluster_centroids", *paths_after("--scratch", flags)]
-        if alias.is_dir() and not alias.is_symlink():
-            writes.append(alias)
-
-        def check() -> list[Path]:
-            if self.in_container and not alias.exists() and not alias.is_symlink():
-                alias.symlink_to("cluster_centroids")  # the container may not write beside it
-                if os.geteuid() == 0:
-                    status = writes[0].stat()
-                    os.chown(alias, status.st_uid, status.st_gid, follow_symlinks=False)
-            return self._linked_features()
-
-        return Job(
-            folder="kmeans",
-            command=["python", "run_kmeans.py", f"--src={settings['KMEANS_SRC']}", "--tgt", *words,
-                     "--datasets_dir", str(datasets), *flags],
-            reads=(datasets, *(f.parent for f in files)), writes=writes, check=check,
-            says=f"kmeans: {settings['KMEANS_SRC']} -> {datasets / 'cluster_centroids'}",
-        )  # fmt: skip
-
-    def _linked_features(self) -> list[Path]:
+    def linked_features(self) -> list[Path]:
         """Where links below the data folder lead: whole data sets, their feature folders, single files."""
         datasets = self.settings.datasets
         folders = {d.folder for d in catalog.DATA_SETS.values()} | {
@@ -217,7 +215,7 @@ class Launcher:
         def check() -> list[Path]:
             checks.require_folder(datasets, "make extract-all, or DATASETS=folder")
             checks.require_folder(published, "make download-features, or PUBLISHED=folder")
-            return [*self._linked_features(), *links_out_of(published, (datasets, published), 3)]
+            return [*self.linked_features(), *links_out_of(published, (datasets, published), 3)]
 
         command = ["python", "-m", "scripts.verify", "--ours", str(datasets), "--published", str(published)]
         return Job(
@@ -260,7 +258,7 @@ class Launcher:
         def check() -> list[Path]:
             if not made:
                 raise UsageError(f"no feature file has been made in {datasets}: make extract-all, or DATASETS=folder")
-            return self._linked_features()
+            return self.linked_features()
 
         command = ["python", "-m", "feature_extraction", "check", *map(str, made)]
         return Job(folder="", command=command, reads=(datasets,), check=check)
@@ -276,9 +274,10 @@ class Launcher:
 
         def check() -> list[Path]:
             checks.require_folder(datasets, "make download-images, or DATASETS=folder")
-            return [*self._linked_features(), *links_out_of(checkpoint, (), 1)]
+            return [*self.linked_features(), *links_out_of(checkpoint, (), 1)]
 
-        self.in_container = True
+        if not self.in_image:
+            self.run = "container"
         reads = (datasets, *([checkpoint] if checkpoint.is_dir() or self.dry_run else []))
         writes = (*results, datasets / "cluster_centroids")
         return Job(folder="", command=["bash"], reads=reads, writes=writes, check=check, interactive=True)

@@ -31,18 +31,19 @@ class Setting:
     choices: tuple[str, ...] = ()
 
 
+RUNS: Final = ("container", "host", "apptainer", "charliecloud")
 SETTINGS: Final = (
     Setting("DATASETS", "folder of the images and features", "datasets"),
     Setting("CHECKPOINT", "folder of the detector's files", "feature_extraction/mask_rcnn_ckpt"),
     Setting("PUBLISHED", "folder of the published features (DATASETS/published)"),
-    Setting("RUN", "where jobs run (the container, if its image is there)", choices=("container", "host")),
+    Setting("RUN", "where jobs run (the container, if its image is there)", choices=RUNS),
     Setting("TARGET", "which image (gpu, if there is one)", choices=("gpu", "cpu")),
     Setting("CONTAINER", "the container runtime: docker or podman, by name or path (the one that answers)"),
-    Setting("IMAGE", "the image's name (xlxmert-features:TARGET)"),
+    Setting("IMAGE", "the image's name (xlxmert-features:TARGET), .sif file or folder (build/xlxmert-features-TARGET)"),
     Setting("GPUS", "how many GPUs work on one file (all)"),
-    Setting("PROCESSES", "how many processes work on one file (one per GPU)"),
+    Setting("PROCESSES", "how many processes work on one file (one per GPU; more share the GPUs)"),
     Setting("GPU_FLAGS", "how GPUs enter a container (--gpus all, or --device nvidia.com/gpu=all)"),
-    Setting("RUN_FLAGS", "further flags of docker run or podman run"),
+    Setting("RUN_FLAGS", "further flags of docker run, podman run, apptainer exec or ch-run"),
     Setting("SELINUX", "a label for container jobs: disable, type:container_t, ..."),
     Setting("ENGINE", "which detector", ExtractConfig.engine, ENGINES),
     Setting("PRECISION", "of the native engine", ExtractConfig.precision, PRECISIONS),
@@ -50,15 +51,21 @@ SETTINGS: Final = (
     Setting("KMEANS_SRC", "features to cluster", "mscoco_train"),
     Setting("KMEANS_TGT", "features to assign", "mscoco_train mscoco valid vg"),
     Setting("KMEANS_FLAGS", "further flags of run_kmeans.py"),
+    Setting("PAPER_FLAGS", "further flags of make paper-vocabulary"),
+    Setting("VERIFY_KMEANS_FLAGS", "further flags of make verify-kmeans"),
     Setting("VERIFY_FLAGS", "further flags of make verify"),
     Setting("PARITY_IMAGES", "images for make parity (DATASETS/COCO/images/val2014)"),
     Setting("PARITY_FLAGS", "further flags of make parity"),
     Setting("REPORT", "the page that make report writes", "report.html"),
+    Setting("FOR", "the program that make xlxmert puts files in place for", "x-lxmert", ("x-lxmert", "vl-t5")),
+    Setting("READER", "where that program's sources lie (the folder above DATASETS, if it is there)"),
+    Setting("XLXMERT_FLAGS", "further flags of make xlxmert: --check, --only NAME,NAME"),
     Setting("GPU_TEST_FLAGS", "flags of make gpu-test, for example --device cpu"),
     Setting("FAULT_FLAGS", "flags of make test-faults"),
     Setting("BASE_URL", "a mirror's address or a local folder with the published file names"),
     Setting("DOWNLOAD_FLAGS", "further flags of make download..."),
-    Setting("IMAGE_FILE", "what make image-save writes (build/xlxmert-features-TARGET.tar.gz)"),
+    Setting("IMAGE_FILE", "what make image-archive writes (build/xlxmert-features-TARGET.tar.gz)"),
+    Setting("CLUSTER", "what make slurm-... asks Slurm for (cluster.toml; sample: scripts/launch/cluster.toml)"),
     Setting("PIP_CONF", "a pip.conf for the image's build"),
     Setting("BUILD_FLAGS", "further flags of docker build or podman build"),
     Setting("PYTHON", "the Python that makes .venv and runs what needs no packages", "python3"),
@@ -144,6 +151,11 @@ class Settings:
     @property
     def published(self) -> Path:
         return self.path("PUBLISHED", self.datasets / "published")
+
+    @property
+    def given(self) -> dict[str, str]:
+        """What was set, by word or in the environment: with these a job on another machine is the same."""
+        return dict(self._values)
 
     @property
     def build_arguments(self) -> dict[str, str]:

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import IO, Final
 
+from feature_extraction.terminal import run_main
+
 from .settings import CHECKOUT
 
 LAST_LINES: Final = 15
@@ -84,4 +86,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

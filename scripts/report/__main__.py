@@ -16,6 +16,7 @@ from feature_extraction.arguments import Parser, positive
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
 from feature_extraction.errors import KitError
 from feature_extraction.names import printable
+from feature_extraction.terminal import run_main
 
 from .page import PageOptions, page_of
 
@@ -66,4 +67,4 @@ def _told(error: OSError) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

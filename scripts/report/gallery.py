@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_extraction.config import Boxes, Grid
-from feature_extraction.draw import BoxMark, marks_of
+from feature_extraction.drawing import BoxMark, marks_of
 from feature_extraction.errors import KitError, UsageError
 from feature_extraction.names import printable
 from feature_extraction.storage.store import array_names, array_of, read_array

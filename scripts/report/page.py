@@ -16,15 +16,17 @@ from markupsafe import Markup
 from PIL import Image
 
 from feature_extraction.config import Boxes, Grid
-from feature_extraction.draw import edges_of, ink_on, names_in, read_names, word_colour
+from feature_extraction.drawing import edges_of, ink_on, names_in, read_names, word_colour
 from feature_extraction.errors import UsageError
 from feature_extraction.names import printable
 from feature_extraction.places import checkpoint_folders
+from kmeans.nearest_cells import Cell
 
-from .files import FeatureEntry, Split, entries_in, splits_of
+from .compared import ComparedWord, comparison_of
+from .files import FeatureEntry, entries_in, splits_of
 from .gallery import Album, Card, Sample, albums_of, failures_shown
 from .nearest import Nearest
-from .photographs import CELL_SIDE, Photographs, Picture, Thumbnail, as_jpeg
+from .photographs import CELL_SIDE, CellCut, Photographs, Picture, Thumbnail, as_jpeg
 from .plots import Plots
 from .verdict import verdict, warnings_of
 from .vocabulary_rows import WordList, choose_words, word_lists
@@ -86,7 +88,9 @@ def page_of(options: PageOptions) -> str:
     photographs = Photographs(datasets, options.images)
     postings = Postings(vocabulary)
     albums = albums_of(splits, options.per_file, photographs, vocabulary, postings)
-    lists, nearest = _words(options, vocabulary, postings, albums, splits, photographs)
+    files = {s.label: s.files[Grid.name] for s in splits if Grid.name in s.files}
+    lists, nearest = _words(options, vocabulary, postings, albums, files, photographs)
+    compared = comparison_of(vocabulary, files, photographs)
     failures = {e.name: failures_shown(e, FAILURES, photographs) for e in entries if e.failures}
     photographs.load()
     view = _View(photographs, Sprites(), Plots(), names)
@@ -104,6 +108,11 @@ def page_of(options: PageOptions) -> str:
         others=[v for v in vocabularies if v is not vocabulary],
         lists=[(words.title, [view.row(row) for row in words.rows]) for words in lists],
         nearest=nearest,
+        compared=compared,
+        pairs=[] if compared is None else [(p, [view.compared_word(w) for w in p.words]) for p in compared.farthest],
+        alone={}
+        if compared is None
+        else {s: [view.compared_word(w) for w in some] for s, some in compared.alone.items()},
         plots=view.vocabulary_plots(vocabulary),
         sprites=view.sprites.images,
     )
@@ -114,7 +123,7 @@ def _words(
     vocabulary: Vocabulary | None,
     postings: Postings,
     albums: list[Album],
-    splits: list[Split],
+    files: dict[str, FeatureEntry],
     photographs: Photographs,
 ) -> tuple[list[WordList], Nearest]:
     if vocabulary is None:
@@ -122,7 +131,6 @@ def _words(
             raise UsageError("--words: there is no vocabulary yet: make kmeans")
         return [], Nearest({}, "")
     grids = [card.words for album in albums for card in album.cards if card.words is not None]
-    files = {s.label: s.files[Grid.name] for s in splits if Grid.name in s.files}
     chosen_words = choose_words(vocabulary, options.words, grids)
     limit = max(options.rows, len(options.words))
     return word_lists(chosen_words, limit, postings, vocabulary, files, photographs)
@@ -186,19 +194,27 @@ class _View:
         return [(x1 * w / n, y1 * h / n, x2 * w / n, y2 * h / n) for x1, y1, x2, y2 in edges_of(card.words)]
 
     def row(self, row: Any) -> dict[str, Any]:
-        """A word's row: the strip of its cells as one sprite, and where each of them lies in it."""
+        """A word's row."""
+        return {"row": row, **self._strip(("word", row.word), row.cells)}
+
+    def compared_word(self, word: ComparedWord) -> dict[str, Any]:
+        """The same of a word of one of two vocabularies."""
+        return {"row": word, **self._strip((word.side, word.word), word.cells)}
+
+    def _strip(self, key: tuple[str, int], shown: Sequence[tuple[Cell, CellCut | None]]) -> dict[str, Any]:
+        """Cells as one sprite, and where each of them lies in it."""
         tiles, at = [], 0
-        for near, cell in row.cells:
+        for near, cell in shown:
             picture = Picture(None) if cell is None else self._photographs.get(cell)
             tiles.append((near, picture.image))
         present = [image for _, image in tiles if image is not None]
-        sprite = self.sprites.add(("word", row.word), _strip(present), 76) if present else ""
+        sprite = self.sprites.add(key, _side_by_side(present), 76) if present else ""
         cells = []
         for near, image in tiles:
             width = 0 if image is None else image.width
             cells.append({"near": near, "x": at, "w": width, "sprite": sprite if image is not None else ""})
             at += width
-        return {"row": row, "cells": cells, "width": at, "height": CELL_SIDE}
+        return {"cells": cells, "width": at, "height": CELL_SIDE}
 
     def vocabulary_plots(self, vocabulary: Vocabulary | None) -> list[Markup]:
         if vocabulary is None:
@@ -221,7 +237,7 @@ class _View:
         return plots
 
 
-def _strip(images: list[Image.Image]) -> Image.Image:
+def _side_by_side(images: list[Image.Image]) -> Image.Image:
     """Pictures of one height side by side."""
     strip = Image.new("RGB", (sum(i.width for i in images), max(i.height for i in images)))
     at = 0

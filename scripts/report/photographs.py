@@ -83,7 +83,11 @@ class Photographs:
     def path_of(self, entry: FeatureEntry, image_id: str) -> Path | None:
         """The image's file: in the catalogue's folder, in one of the further ones, or where the features were made
         from, if that is still the same file."""
-        places = [*(self._listed(folder, entry) for folder in self._folders(entry)), *self._further]
+        folders = self._folders(entry)
+        direct = next((path for folder in folders if (path := _named(folder, entry, image_id))), None)
+        if direct is not None:
+            return direct
+        places = [*(self._listed(folder, entry) for folder in folders), *self._further]
         return next((place[image_id] for place in places if image_id in place), None)
 
     def holds(self, entry: FeatureEntry, path: Path) -> bool:
@@ -126,6 +130,18 @@ class Photographs:
         return self._had[what]
 
 
+def _named(folder: Path, entry: FeatureEntry, image_id: str) -> Path | None:
+    """The image's file where all of a split lie in one folder under their published names: 83,000 names need not be
+    read for the few that are shown. Ids may be hostile: only a name of the folder's own is looked for."""
+    if entry.row is None or entry.row.data.recursive or image_id.startswith(".") or set(image_id) & {"/", "\0"}:
+        return None
+    path = folder / f"{image_id}.jpg"
+    try:
+        return path if path.is_file() else None
+    except (OSError, ValueError):  # too long a name, or bytes that no name has
+        return None
+
+
 def recorded_path(file: h5py.File, image_id: str) -> Path | None:
     """The image file that the features were made from, where it still is what it was. A feature file from elsewhere
     could name any file: only one of exactly the recorded size and time of change is looked into."""
@@ -156,24 +172,24 @@ def _cut(path: Path, wanted: set[Thumbnail | CellCut]) -> dict[Thumbnail | CellC
 def _read(path: Path, wanted: set[Thumbnail | CellCut]) -> tuple[tuple[int, int], Image.Image]:
     """((W, H) of the file, its pixels in RGB, perhaps fewer of them). Raises ImageError, OSError."""
     height, width = read_size(path)  # refuses what is no image, or no size to work with
-    longer = max(height, width)
     need = max(w.side if isinstance(w, Thumbnail) else w.grid_size * CELL_SIDE for w in wanted)
-    if longer >= 2 * need:
-        smaller = _read_smaller(path, need / longer)
-        if smaller is not None:
-            return (width, height), smaller
+    jpeg = _read_jpeg(path, min(1.0, need / max(height, width)))
+    if jpeg is not None:
+        return (width, height), jpeg
     pixels = np.asarray(decode_image(path), dtype=np.uint8)
     return (width, height), Image.fromarray(pixels)
 
 
-def _read_smaller(path: Path, part: float) -> Image.Image | None:
-    """A JPEG decoded at a half, a quarter or an eighth of its size; None for others, and for what is damaged."""
+def _read_jpeg(path: Path, part: float) -> Image.Image | None:
+    """A JPEG, decoded at a half, a quarter or an eighth of its size if ``part`` allows; None for others, and for what
+    is damaged. To be looked at, not to be computed with: the tries that find data missing take twice the decoding."""
     try:
         with quiet_pillow(), Image.open(path, formats=FORMATS) as image:
             if image.format != "JPEG" or image.mode not in ("RGB", "L"):
                 return None
             image.draft(None, (max(1, round(image.width * part)), max(1, round(image.height * part))))
-            return image.convert("RGB")
+            image.load()
+            return image if image.mode == "RGB" else image.convert("RGB")  # the first way copies nothing
     except ImageError:
         return None  # the careful way says what is wrong with it
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from feature_extraction.config import Boxes, Grid
-from feature_extraction.draw import draw, draw_words, names_in
+from feature_extraction.drawing import draw, draw_words, names_in
 from feature_extraction.errors import UsageError
 from feature_extraction.images.decode import decode_image
 from feature_extraction.names import printable

@@ -103,7 +103,7 @@ def word_lists(
 
     def row(word: int) -> Row:
         near = nearest.cells.get(word, [])
-        cells = [(cell, _source(cell, vocabulary.grid_size, files, photographs)) for cell in near]
+        cells = [(cell, source_of(cell, vocabulary.grid_size, files, photographs)) for cell in near]
         size = int(vocabulary.sizes[word])
         images = sum(len(np.unique(c // t.words.shape[1])) for t, c in postings.cells_of(word))
         share = size / max(1, vocabulary.cells)
@@ -112,7 +112,8 @@ def word_lists(
     return [WordList(title, [row(word) for word in some]) for title, some in chosen.items()], nearest
 
 
-def _source(near: Cell, grid_size: int, files: dict[str, FeatureEntry], photographs: Photographs) -> CellCut | None:
+def source_of(near: Cell, grid_size: int, files: dict[str, FeatureEntry], photographs: Photographs) -> CellCut | None:
+    """Where a cell is cut from, None where its photograph is not here; it is asked for."""
     entry = files.get(near.target)
     path = None if entry is None else photographs.path_of(entry, near.image_id)
     if path is None or not 0 <= near.cell < grid_size**2:

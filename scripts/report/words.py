@@ -113,6 +113,14 @@ class Vocabulary:
         return rounds if isinstance(rounds, list) and sound else []
 
     @property
+    def origin(self) -> dict[str, str]:
+        """File, SHA-256 and tensor of centroids that were taken from elsewhere; empty where they were trained here."""
+        found = self.stats.get("origin")
+        names = ("file", "sha256", "tensor")
+        sound = isinstance(found, dict) and all(isinstance(found.get(name), str) for name in names)
+        return {name: found[name] for name in names} if isinstance(found, dict) and sound else {}
+
+    @property
     def unused(self) -> list[int]:
         """Words that no cell has."""
         return np.flatnonzero(self.sizes == 0).tolist()
@@ -157,7 +165,7 @@ def _read(path: Path, entries: list[FeatureEntry]) -> Vocabulary:
     """The vocabulary of these centroids. Raises VocabularyError where the file holds none."""
     name = NAME.fullmatch(path.stem)
     assert name is not None
-    stats = _statistics(path.with_name(path.name + ".stats.json"))
+    stats = _statistics(results.stats_of(path))
     vocabulary = Vocabulary(path, results.load_centroids(path, int(name["k"]), int(name["d"])), int(name["g"]), stats)
     with_ids, without = results.image_clusters_beside(path), _indices_beside(path, name)
     for target in sorted({*with_ids, *without}):

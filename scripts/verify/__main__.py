@@ -33,6 +33,7 @@ from feature_extraction.errors import KitError
 from feature_extraction.names import json_printable, printable
 from feature_extraction.storage import store
 from feature_extraction.storage.files import atomic_write
+from feature_extraction.terminal import run_main
 
 from .evidence import Findings
 from .files import ERRORS, Pair, compare_files, opened, pairs, told
@@ -149,4 +150,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

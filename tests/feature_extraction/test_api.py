@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from helpers.common import DATA, ROOT, photograph
 from PIL import Image
 
-from feature_extraction import FeatureExtractor, ImageError, api
+from feature_extraction import RECIPES, FeatureExtractor, GivenBoxes, ImageError, api
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +75,24 @@ def test_importing_the_packages_does_not_import_torch() -> None:
         "assert 'torch' not in sys.modules, 'torch'\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_boxes_of_another_recipe_and_of_a_file(extractor: FeatureExtractor, tmp_path: Path) -> None:
+    image = photograph("astronaut_crop33")
+    path = tmp_path / "crop.png"
+    Image.fromarray(image).save(path)
+    (few,) = extractor.boxes(path, spec=RECIPES["bottom-up-10-100"].spec)
+    (hundred,) = extractor.boxes(path, spec=RECIPES["mmf"].spec)
+    assert 10 <= len(few.features) < 100
+    assert few.obj_conf.min() >= 0.2
+    np.testing.assert_array_equal(few.features, hundred.features[: len(few.features)])
+    assert hundred.cls_prob.shape == (100, few.cls_prob.shape[1])
+    assert hundred.features_fc7 is None
+
+    given = tmp_path / "boxes.json"
+    given.write_text(json.dumps({"crop": few.boxes.astype(float).tolist()}))
+    (again,) = extractor.boxes(path, spec=GivenBoxes(boxes_from=given, layer="both"))
+    np.testing.assert_allclose(again.features, few.features, atol=1e-4 * few.features.max())
+    assert again.features_fc7.shape == again.features.shape
+    with pytest.raises(ImageError, match=r"boxes.json gives no boxes for it"):
+        extractor.boxes(image, spec=GivenBoxes(boxes_from=given))

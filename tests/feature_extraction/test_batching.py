@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_extraction.batching import Item, of_one_size, plan_batches, read_ahead, windows
+from feature_extraction.batching import Chunk, Item, Pass, of_one_size, plan_batches, read_ahead, windows
 from feature_extraction.errors import ImageError
 from feature_extraction.features import NetworkInput
 from feature_extraction.images.listing import ImageFile
@@ -25,9 +25,13 @@ def size_of(image: ImageFile) -> int:
     return int(image.id) % 3
 
 
+def ids(chunk: Chunk) -> list[str]:
+    return [image.id for image, _ in chunk.images]
+
+
 def batches(todo: set[str], batch_size: int, index: int = 0, count: int = 1) -> list[tuple[str, ...]]:
-    planned = plan_batches(windows(IMAGES, batch_size, index, count), todo, batch_size, size_of)
-    return [tuple(image.id for image in batch) for batch, _ in planned]
+    planned = plan_batches(windows(IMAGES, batch_size, index, count), [Pass(todo, size_of)], batch_size)
+    return [tuple(image.id for image in batch) for chunk in planned for _, batch in chunk.batches]
 
 
 @given(st.sets(st.sampled_from([i.id for i in IMAGES]), min_size=1), st.integers(1, 5), st.integers(1, 4))
@@ -46,8 +50,40 @@ def test_a_batch_has_one_size_and_one_that_cannot_be_read_is_alone() -> None:
 
 
 def test_what_was_passed_over_is_counted() -> None:
-    planned = list(plan_batches(windows(IMAGES, 1, 0, 1), {"003", "007"}, 1, size_of))
-    assert [(batch[0].id, skipped) for batch, skipped in planned] == [("003", 3), ("007", 3)]
+    planned = list(plan_batches(windows(IMAGES, 1, 0, 1), [Pass({"003", "007"}, size_of)], 1))
+    assert [(ids(chunk), chunk.skipped) for chunk in planned] == [(["003"], 3), (["007"], 3)]
+
+
+TODO = st.sets(st.sampled_from([i.id for i in IMAGES]))
+
+
+@given(TODO, TODO, st.integers(1, 5))
+def test_each_of_two_passes_has_the_batches_that_it_has_alone_and_an_image_is_in_one_chunk(
+    first: set[str], second: set[str], batch_size: int
+) -> None:
+    def other_size(image: ImageFile) -> int:
+        return int(image.id) % 4
+
+    passes = [Pass(first, size_of), Pass(second, other_size)]
+    chunks = list(plan_batches(windows(IMAGES, batch_size, 0, 1), passes, batch_size))
+    read = [image_id for chunk in chunks for image_id in ids(chunk)]
+    assert len(read) == len(set(read)), "an image is read once"
+    for number, one in enumerate(passes):
+        alone = [c.batches[0][1] for c in plan_batches(windows(IMAGES, batch_size, 0, 1), [one], batch_size)]
+        together = [batch for chunk in chunks for n, batch in chunk.batches if n == number]
+        assert sorted(together, key=str) == sorted(alone, key=str)
+        for chunk in chunks:
+            for image, needed in chunk.images:
+                assert (number in needed) == any(n == number and image in batch for n, batch in chunk.batches)
+
+
+def test_what_both_passes_passed_over_is_counted_once() -> None:
+    passes = [Pass({"001"}, size_of), Pass({"001", "004"}, size_of)]
+    chunks = list(plan_batches(windows(IMAGES, 1, 0, 1), passes, 1))
+    assert [(ids(c), [n for n, _ in c.batches], c.skipped) for c in chunks] == [
+        (["001"], [0, 1], 1),
+        (["004"], [1], 2),
+    ]
 
 
 def pixels(height: int) -> NetworkInput:

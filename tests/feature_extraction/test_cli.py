@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers.common import ROOT
 
 from feature_extraction import cli, places
-from feature_extraction.config import ExtractConfig
+from feature_extraction.config import Boxes, ExtractConfig, GivenBoxes, Grid
+from feature_extraction.recipes import RECIPES, X_152
 
 SCRIPTS = [
     (f"{prefix}_extract_{word}_feature.py", dataset, kind)
@@ -24,7 +26,7 @@ FOLDER = Path(cli.__file__).parent
 @pytest.fixture
 def configured(monkeypatch: pytest.MonkeyPatch) -> list[ExtractConfig]:
     made: list[ExtractConfig] = []
-    monkeypatch.setattr(cli, "execute", lambda config: made.append(config) or 0)
+    monkeypatch.setattr(cli, "execute", lambda configs: made.extend(configs) or 0)
     return made
 
 
@@ -108,6 +110,86 @@ def test_general_command_mistakes(configured, capsys, argv: list[str], said: str
     with pytest.raises(SystemExit):
         cli.main(argv)
     assert said in capsys.readouterr().err
+
+
+def run(configured: list[ExtractConfig], *argv: str) -> list[ExtractConfig]:
+    """What ``python -m feature_extraction --images /i --output /o/f.h5 ARGV`` means."""
+    configured.clear()
+    assert cli.main(["--images", "/i", "--output", "/o/f.h5", *argv]) == 0
+    return configured
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_its_row_and_what_is_given_beside_it_counts(configured, name: str) -> None:
+    detector = ["--checkpoint_dir", "/c"] if RECIPES[name].detector != X_152 else []
+    (config,) = run(configured, "--recipe", name, *detector)
+    assert config.spec == RECIPES[name].spec
+    assert config.output == Path("/o/f.h5")
+    (config,) = run(configured, "--recipe", name, *detector, "--layer", "both", "--num_boxes", "50", "--background")
+    assert config.spec == replace(RECIPES[name].spec, layer="both", num_boxes=50, background=True)
+
+
+def test_a_published_script_takes_a_recipe_and_names_its_file_by_it(configured) -> None:
+    cli.main_for("coco", "boxes", ["--split", "train", "--recipe", "bottom-up-10-100", "--layer", "fc7"])
+    (config,) = configured
+    assert config.output.name == "maskrcnn_train_boxes10to100_fc7.h5"
+
+
+def test_the_published_default_is_no_other_spec(configured) -> None:
+    assert run(configured, "--kind", "boxes")[0].spec == Boxes()
+    assert run(configured, "--kind", "boxes", "--class_probs")[0].spec == Boxes(class_probs=True)
+    assert run(configured, "--kind", "boxes", "--class_probs", "foreground")[0].spec == Boxes(class_probs="foreground")
+    assert run(configured)[0].spec == Grid()
+
+
+def test_several_kinds_and_sizes_are_a_file_each(configured) -> None:
+    run(configured, "--kinds", "grid,boxes", "--grid_size", "8", "14", "8", "--num_boxes", "50")
+    assert [config.spec for config in configured] == [Grid(), Grid(grid_size=14), Boxes(num_boxes=50)]
+    assert [str(c.output) for c in configured] == ["/o/f_grid8.h5", "/o/f_grid14.h5", "/o/f_boxes50.h5"]
+    configured.clear()
+    cli.main_for("vg", "grid", ["--grid_size", "8", "4"])
+    assert [c.output.name for c in configured] == ["maskrcnn_grid8.h5", "maskrcnn_grid4.h5"]
+
+
+def test_given_boxes(configured) -> None:
+    flags = ["--kind", "boxes", "--boxes_from", "/b.json", "--boxes_format", "xywh", "--boxes_scaling", "vilbert-mt"]
+    expected = GivenBoxes(boxes_from=Path("/b.json"), boxes_format="xywh", boxes_scaling="vilbert-mt")
+    assert run(configured, *flags)[0].spec == expected
+    (config,) = run(configured, *flags, "--recipe", "mmf")  # its number is not meant
+    assert config.spec == replace(expected, class_probs="foreground", obj_conf=True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--recipe", "mfm"], "no 'mfm'; known: x-lxmert"),
+        (["--recipe", "mmf", "--kinds", "grid"], "--recipe mmf is one of boxes"),
+        (["--recipe", "fga"], "is of the X-101 detector"),
+        (["--kinds", "grid,box"], "did you mean 'boxes'?"),
+        (["--kinds", "boxes", "--min_boxes", "40"], "min_boxes is 40, expected 1 to num_boxes, which is 36"),
+        (["--kinds", "boxes", "--threshold", "2"], "a probability"),
+        (["--kinds", "boxes", "--class_probs", "all"], "expected nothing, or foreground"),
+        (["--kinds", "boxes", "--boxes_from", "/b.json", "--num_boxes", "3"], "the file says which boxes"),
+        (["--kinds", "boxes", "--boxes_format", "yxyx"], "known: xyxy, xywh"),
+    ],
+)
+def test_flags_that_contradict_each_other(configured, capsys, argv: list[str], said: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(configured, *argv)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
+
+
+def test_the_table_of_recipes_is_printed_whatever_else_is_asked_for(capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--recipe", "list"])
+    assert not caught.value.code
+    printed = capsys.readouterr().out
+    for name, recipe in RECIPES.items():
+        assert f"\n{name} " in f"\n{printed}"
+        assert recipe.source.partition(" ")[0] in printed
 
 
 def test_errors_are_one_paragraph(tmp_path: Path, capsys, tiny_checkpoint: Path) -> None:

@@ -130,7 +130,7 @@ def ranked(scores: list[float], ids: list[int] | None = None) -> ChosenBoxes:
     boxes = 100 * np.arange(n, dtype=np.float32)[:, None] + np.array([0, 0, 9, 9], np.float32)
     prob = np.full((n, 12), 1e-6, np.float32)
     prob[np.arange(n), 1 + np.array(ids)] = scores
-    return ChosenBoxes(np.zeros((n, 1), np.float32), boxes, np.array(ids), np.array(scores, np.float32), prob)
+    return ChosenBoxes(np.zeros((n, 1), np.float32), boxes, np.array(ids), np.array(scores, np.float32), prob, boxes)
 
 
 @pytest.mark.parametrize(

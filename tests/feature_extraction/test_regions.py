@@ -12,9 +12,8 @@ from feature_extraction.regions import choose_boxes, grid_cells
 
 def detections(boxes: list[list[float]], logits: list[list[float]]) -> Detections:
     n = len(boxes)
-    return Detections(
-        torch.tensor(boxes), torch.linspace(1, 0, n), torch.arange(n * 3.0).reshape(n, 3), torch.tensor(logits)
-    )
+    fc6 = torch.arange(n * 3.0).reshape(n, 3)
+    return Detections(torch.tensor(boxes), torch.linspace(1, 0, n), fc6, fc6 + 100, torch.tensor(logits))
 
 
 def test_scores_boxes_and_classes_by_hand() -> None:

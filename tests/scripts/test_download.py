@@ -283,6 +283,17 @@ def test_checkpoint_from_a_folder(tmp_path: Path) -> None:
     assert (tmp_path / "ckpt" / "detectron_model.pth").read_bytes() == b"PK\x03\x04weights"
 
 
+def test_pythias_detector_has_a_folder_of_its_own(tmp_path: Path, server: Server) -> None:
+    server.files |= {"/x-101/detectron_model.pth": b"PK\x03\x04weights", "/x-101/detectron_model.yaml": b"MODEL: {}\n"}
+    done = command(tmp_path, "checkpoint", "x-101", "--base-url", server.url(""))
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "ckpt" / "x-101"
+    assert sorted(path.name for path in folder.iterdir()) == ["detectron_model.pth", "detectron_model.yaml"]
+    assert f"next: --checkpoint_dir {folder}" in done.stdout
+    lock = json.loads((tmp_path / "lock.json").read_text())
+    assert set(lock) == {"x-101/detectron_model.pth", "x-101/detectron_model.yaml"}, "not the published detector's keys"
+
+
 def test_features_keep_to_the_published_tree(tmp_path: Path, server: Server) -> None:
     names = [f"/NLVR2/maskrcnn_{s}_{k}.h5" for s in ("train", "valid", "test") for k in ("grid8", "boxes36")]
     server.files |= dict.fromkeys(names, CONTENT)
@@ -347,7 +358,7 @@ def test_nlvr2_is_explained_and_a_folder_accepted(tmp_path: Path, monkeypatch: p
     ("arguments", "reads"),
     [
         (["features", "flickr"], "no data set 'flickr'; the data sets: coco, vg, gqa, nlvr2"),
-        (["checkpoint", "coco"], "checkpoint has no data sets"),
+        (["checkpoint", "coco"], "no detector 'coco'; known: x-152, x-101, mmf-x-152"),
         (["checkpoint", "--sha256", "abc"], "is not NAME=SHA-256"),
         (["checkpoint", "--sha256", f"nosuch={SHA}"], "nosuch, which is not among the files"),
     ],

@@ -19,7 +19,7 @@ from helpers.common import ROOT
 from feature_extraction import catalog
 from feature_extraction.errors import UsageError
 from scripts.launch import __main__ as launch
-from scripts.launch import checks, container, jobs, setup, several
+from scripts.launch import checks, container, jobs, setup, several, vocabulary
 from scripts.launch.container import IMAGE_USER, RESTRICTIONS, Mount, without_nested
 from scripts.launch.jobs import Command, Launcher
 from scripts.launch.settings import BUILD_ARGUMENTS, KNOWN, Settings
@@ -93,6 +93,12 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err.startswith("usage: python3 -m scripts.launch ")
 
 
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch.main(["--help", "kmeans"]) == 0
+    said = capsys.readouterr().out
+    assert all(flag in said for flag in ("--dry-run", "--slurm", "--list", "NAME=value"))
+
+
 def test_a_job_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert launch.main(["kmean"]) == 2
     assert "did you mean 'kmeans'?" in capsys.readouterr().err
@@ -161,7 +167,7 @@ def test_the_vocabulary_has_both_its_names(data: Path, tmp_path: Path, answering
     here = launcher(
         "RUN=container", f"DATASETS={data}", f"KMEANS_FLAGS=--scratch {tmp_path}/scratch", "KMEANS_SRC=/a/x.h5"
     )
-    assert mounted(here.command(here.kmeans())) == {
+    assert mounted(here.command(vocabulary.kmeans(here))) == {
         str(data): (str(data), False),
         f"{data}/cluster_centroids": (f"{data}/cluster_centroids", True),
         f"{tmp_path}/scratch": (f"{tmp_path}/scratch", True),
@@ -172,7 +178,19 @@ def test_the_vocabulary_has_both_its_names(data: Path, tmp_path: Path, answering
     (data / "clustering").unlink()
     (data / "clustering").mkdir()
     here = launcher("RUN=container", f"DATASETS={data}")
-    assert mounted(here.command(here.kmeans()))[f"{data}/clustering"] == (f"{data}/clustering", True)
+    assert mounted(here.command(vocabulary.kmeans(here)))[f"{data}/clustering"] == (f"{data}/clustering", True)
+
+
+def test_files_that_are_named_to_the_vocabulary_s_jobs_are_mounted(data: Path, tmp_path: Path, answering: None) -> None:
+    folder = f"{data}/cluster_centroids"
+    words = ("RUN=container", f"DATASETS={data}")
+    here = launcher(*words, f"PAPER_FLAGS=--weights /w/x.pth --output {tmp_path}/out/words.npy")
+    found = mounted(here.command(vocabulary.paper_vocabulary(here)))
+    assert (found["/w"], found[f"{tmp_path}/out"][1], found[folder][1]) == (("/w", False), True, True)
+    here = launcher(*words, f"VERIFY_KMEANS_FLAGS=--ours {tmp_path}/own/a.npy --theirs=/b/b.npy --rows /c/c.h5")
+    found = mounted(here.command(vocabulary.verify_kmeans(here)))
+    assert {path for path, (_, writable) in found.items() if writable} == {f"{tmp_path}/own", folder}
+    assert {"/b", "/c"} <= set(found)
 
 
 def test_outer_folders_come_first_and_once(tmp_path: Path) -> None:
@@ -290,7 +308,7 @@ def test_the_second_name_of_the_vocabulary_is_the_owners_too(
     owned = Owned(monkeypatch, 0)
     owned.given[str(tmp_path)] = (4321, 99)
     here = launcher("RUN=container", f"DATASETS={tmp_path}")
-    here.command(here.kmeans())
+    here.command(vocabulary.kmeans(here))
     assert owned.given[str(tmp_path / "clustering")] == owned.given[str(tmp_path / "cluster_centroids")] == (4321, 99)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import yaml
 from helpers.common import DATA
 
 from feature_extraction.detector import checkpoint
+from feature_extraction.detector.build import load_detector
 from feature_extraction.detector.config import FIXED, KEYS, DetectorConfig, fork_settings, read_config
 from feature_extraction.detector.files import find_checkpoint
 from feature_extraction.errors import CheckpointError
@@ -322,6 +324,32 @@ def test_files_are_found_under_both_names(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path).model.name == "model_final.pth"
     (tmp_path / "detectron_model.pth").touch()
     assert find_checkpoint(tmp_path).model.name == "detectron_model.pth"
+
+
+@pytest.mark.parametrize("name", ["detectron_model", "detectron_model_x152"])
+def test_pythias_and_mmfs_files_are_found_under_their_own_names(tmp_path: Path, name: str) -> None:
+    for suffix in (".pth", ".yaml"):
+        (tmp_path / f"{name}{suffix}").touch()
+    found = find_checkpoint(tmp_path)
+    assert (found.config.name, found.model.name) == (f"{name}.yaml", f"{name}.pth")
+
+
+def test_pythias_network_is_built_from_its_files(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """A narrow X-101 of 64 groups: as deep, with all its names, and a configuration like the published one."""
+    config = (tiny_checkpoint / "detectron_config.yaml").read_text()
+    config = re.sub("CONV_BODY: [^,}]+", "CONV_BODY: R-101-FPN", config)
+    for key, value in (("NUM_GROUPS", 64), ("WIDTH_PER_GROUP", 1)):
+        config = re.sub(f"{key}: [0-9]+", f"{key}: {value}", config)
+    (tmp_path / "detectron_model.yaml").write_text(config)
+    shapes = checkpoint.expected_tensors(read_config(tmp_path / "detectron_model.yaml"))
+    tensors = {name: torch.from_numpy(synthetic_checkpoint.tensor(name, shape)) for name, shape in shapes.items()}
+    torch.save({"model": tensors}, tmp_path / "detectron_model.pth")
+    assert tensors["backbone.body.layer3.22.conv2.weight"].shape[1] == 4, "64 groups of 4 channels"
+    files = find_checkpoint(tmp_path)
+    detector = load_detector(files, engine="native", device=torch.device("cpu"), precision="float32")
+    (found,) = detector.detect(torch.rand(1, 3, 64, 96) * 200 - 100)
+    assert found.fc6.shape == found.fc7.shape
+    assert torch.isfinite(found.logits).all()
 
 
 def test_frozen_batch_norm_has_no_epsilon() -> None:

@@ -37,4 +37,4 @@ def test_no_operation_mixes_devices(name: str, dtype: torch.dtype, monkeypatch: 
         cells = torch.empty(64, 4, device="cuda")
         features = model.head.features({3: pyramid[3]}, [cells, cells], torch.full((128,), 3))
         assert (features.device.type, tuple(features.shape)) == ("cuda", (128, config.feature_dim))
-        assert model.head.class_logits(features).device.type == "cuda"
+        assert model.head.class_logits(model.head.fc7(features)).device.type == "cuda"

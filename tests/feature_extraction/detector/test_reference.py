@@ -98,7 +98,14 @@ class Model(nn.Module):
         assert all(level.is_contiguous() for level in pyramid)
         (images,) = self.seen
         assert all(p.size == (images.shape[3], images.shape[2]) for p in proposals), "(W, H)"
-        return {"fc6": self.native().region_features(images, [p.bbox for p in proposals])}, None, {}
+        said = self.native().describe(images, [p.bbox for p in proposals])
+        return self.head(said), None, {}
+
+    @staticmethod
+    def head(said: list[Any]) -> dict[str, Any]:
+        """What the fork's box head returns: one dictionary for all images."""
+        names = (("fc6", "fc6"), ("fc7", "fc7"), ("scores", "logits"))
+        return {key: torch.cat([getattr(one, name) for one in said]) for key, name in names}
 
     def forward(self, images: ImageList) -> tuple[dict[str, Any], Any]:
         assert images.image_sizes == [tuple(images.tensors.shape[2:])] * len(images.tensors), "(H, W), padded"
@@ -108,8 +115,7 @@ class Model(nn.Module):
             box = BoxList(one.proposals, (images.tensors.shape[3], images.tensors.shape[2]))
             box.fields["objectness"] = one.objectness
             boxes.append(box)
-        fc6, scores = (torch.cat([getattr(one, name) for one in found]) for name in ("fc6", "logits"))
-        return {"proposals": boxes, "fc6": fc6, "scores": scores}, None
+        return {"proposals": boxes, **self.head(found)}, None
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from helpers.storing import source
 from feature_extraction.storage import check, store
 from feature_extraction.storage.check import check_file
 from feature_extraction.storage.output import Output
+from feature_extraction.storage.reader import ArrayReader
 
 GRID = {"kind": "grid", "dataset": "coco", "split": "valid", "grid_size": 2, "precision": "float32"}
 BOXES = {"kind": "boxes", "dataset": "images", "split": "", "num_boxes": 3, "precision": "float32"}
@@ -164,6 +165,70 @@ def test_arrays_that_are_not_those_of_an_image_are_named(tmp_path: Path, change:
     errors = [f for f in check_file(path) if f.level == "error"]
     assert {f.image for f in errors} == {"1"}
     assert any(said in f.text for f in errors)
+
+
+def boxes_of(rows: int) -> dict[str, Any]:
+    return {
+        "features": np.ones((rows, 5), np.float32),
+        "obj_id": np.arange(rows),
+        "boxes": np.ones((rows, 4), np.float32),
+        "img_w": np.array(640),
+        "img_h": np.array(480),
+        "obj_conf": np.ones(rows, np.float32),
+        "features_fc7": np.ones((rows, 5), np.float32),
+    }
+
+
+def of_varying_rows(path: Path, rows: dict[str, dict[str, Any]], **also: Any) -> Path:
+    output = Output(path, {**BOXES, "num_boxes": 6, "option_min_boxes": 2, **also}, {})
+    for image_id, found in rows.items():
+        output.add(image_id, found, source(image_id))
+    output.finish({i: source(i).stamp for i in rows}, [])
+    output.close()
+    return path
+
+
+def test_the_number_of_boxes_may_vary_within_what_the_file_says(tmp_path: Path) -> None:
+    rows = {str(i): boxes_of(2 + i % 5) for i in range(12)}
+    assert check_file(of_varying_rows(tmp_path / "f.h5", rows)) == []
+    errors = texts(of_varying_rows(tmp_path / "g.h5", {**rows, "3": boxes_of(1), "4": boxes_of(7)}))
+    assert errors == ["error: '3': 1 boxes, expected 2 to 6", "error: '4': 7 boxes, expected 2 to 6"]
+    uneven = {**boxes_of(3), "obj_conf": np.ones(2, np.float32)}
+    assert texts(of_varying_rows(tmp_path / "h.h5", {**rows, "5": uneven})) == [
+        "error: '5': obj_conf have the shape (2,), expected (3,)"
+    ]
+    wide = {**boxes_of(3), "features": np.ones((3, 6), np.float32)}
+    assert texts(of_varying_rows(tmp_path / "i.h5", {**rows, "5": wide})) == [
+        "error: '5': features have the shape (3, 6), expected (3, 5)"
+    ]
+
+
+def test_given_boxes_may_be_any_number(tmp_path: Path) -> None:
+    identity = {"kind": "boxes", "option_boxes_sha256": "ab"}
+    output = Output(tmp_path / "f.h5", identity, {})
+    for i in range(1, 9):
+        output.add(str(i), boxes_of(i * i), source(str(i)))
+    output.finish({str(i): source(str(i)).stamp for i in range(1, 9)}, [])
+    output.close()
+    assert check_file(tmp_path / "f.h5") == []
+
+
+def test_arrays_of_many_shapes_are_read_past_hdf5_and_every_bit_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {str(i): boxes_of(2 + i % 5) for i in range(50)}
+    path = of_varying_rows(tmp_path / "f.h5", rows)
+    asked: list[str] = []
+    ask = ArrayReader._ask
+    monkeypatch.setattr(ArrayReader, "_ask", lambda self, group, name: asked.append(name) or ask(self, group, name))
+    assert check_file(path) == []
+    assert len(asked) < 50, "of 350 arrays each shape is asked for once"
+    with h5py.File(path) as file:
+        at = file["37/boxes"].id.get_offset()
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    assert [f.image for f in check_file(path)] == ["37"]
 
 
 def test_files_without_checksums_get_the_check_of_their_structure_and_it_is_said(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from feature_extraction.errors import StoreBusy, StoreError
 from feature_extraction.storage import files, journal, shares, store
 from feature_extraction.storage.journal import scan
 from feature_extraction.storage.output import Incomplete, Output, assemble_by_hand
-from feature_extraction.storage.source import FileStamp
+from feature_extraction.storage.source import FileStamp, Source
 from feature_extraction.storage.store import open_features, work_dir
 
 
@@ -45,6 +45,25 @@ def test_provenance_is_in_the_file(tmp_path: Path) -> None:
         assert store.checksums_of(file, "1") == {n: journal.checksum(a) for n, a in features(1).items()}
     report = json.loads((tmp_path / "f.report.json").read_text())
     assert report["failed"] == broken("2")
+
+
+def test_the_rate_is_in_the_report_and_changes_no_bit_of_the_file(tmp_path: Path) -> None:
+    def finished(name: str, ids: list[str], *rates: float | None) -> tuple[bytes, float | None]:
+        path = tmp_path / name / "f.h5"
+        path.parent.mkdir(exist_ok=True)
+        for index, rate in enumerate(rates):
+            output = Output(path, IDENTITY, {}, index, len(rates))
+            extract(output, ids)
+            output.finish(stamps(ids), [], images_per_second=rate)
+            output.close()
+        report = json.loads((path.parent / "f.report.json").read_text())
+        return path.read_bytes(), report.get("images_per_second")
+
+    file, rate = finished("one", ["1", "2"], 2.5)
+    assert rate == 2.5
+    assert finished("unknown", ["1", "2"], None) == (file, None)
+    assert finished("two", ["1", "2"], 2.5, 1.25) == (file, 3.75)
+    assert finished("two", ["1", "2"], None) == (file, 3.75)  # nothing was left to do: of the run that made it
 
 
 def test_resuming_takes_over_what_any_split_of_the_work_had_done(tmp_path: Path) -> None:
@@ -186,6 +205,30 @@ def test_shares_on_machines_that_name_the_images_differently_make_one_file(tmp_p
     check(path, ["1", "2"])
 
 
+@pytest.mark.parametrize(
+    ("now", "size", "missing"),
+    [("a" * 64, 14, []), ("b" * 64, 14, ["1"]), ("", 14, ["1"]), ("", -1, [])],
+    ids=["the same bytes", "others", "none to use", "cannot be asked"],
+)
+def test_what_lies_in_no_file_is_asked_for_its_digest(tmp_path: Path, now: str, size: int, missing: list[str]) -> None:
+    """Of members of archives and of addresses nothing lies at the path of their stamps."""
+    first = Output(tmp_path / "f.h5", IDENTITY, {}, 0, 2)
+    first.add("1", features(1), Source("s3://a/0.tar!/1.jpg", 14, 5, "a" * 64))
+    assert first.finish({"1": FileStamp("s3://a/0.tar!/1.jpg", 14, 5)}, []) is None
+    first.close()
+    last = Output(tmp_path / "f.h5", IDENTITY, {}, 1, 2)
+    current = {"1": FileStamp("s3://b/0.tar!/1.jpg", size, 6)}
+    try:
+        if missing:
+            with pytest.raises(Incomplete, match="replaced") as caught:
+                last.finish(current, [], lambda _: now)
+            assert caught.value.missing == missing
+        else:
+            assert last.finish(current, [], lambda _: now).images == 1
+    finally:
+        last.close()
+
+
 def test_images_no_longer_listed_are_dropped_and_said(tmp_path: Path) -> None:
     path = tmp_path / "f.h5"
     make(path, ["1", "2", "3"])
@@ -229,6 +272,27 @@ def test_resuming_with_another_recipe_is_refused(tmp_path: Path, finished: bool,
         Output(output, {**IDENTITY, key: "other"}, {})
     after = {p: p.read_bytes() for p in tmp_path.rglob("*.*") if p.is_file() and "event" not in p.name}
     assert {p: b for p, b in after.items() if b} == before
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_an_option_that_is_not_there_has_the_published_value_and_is_compared(tmp_path: Path, finished: bool) -> None:
+    path, ids = tmp_path / "f.h5", ["1", "2"]
+    with_option = {**IDENTITY, "option_threshold": 0.2}
+    for made, other, said in (
+        (with_option, IDENTITY, r"option_threshold 0\.2, now None"),
+        (IDENTITY, with_option, r"option_threshold None, now 0\.2"),
+        (with_option, {**IDENTITY, "option_layer": "fc7"}, "option_layer None, now 'fc7'; option_threshold 0.2, now"),
+    ):
+        if finished:
+            make(path, ids, identity=made)
+        else:
+            output = Output(path, made, {})
+            extract(output, ids)
+            output.close()
+        with pytest.raises(StoreError, match=said):
+            make(path, ids, identity=other)
+        make(path, ids, identity=made)
+        path.unlink()
 
 
 def test_a_run_that_stored_nothing_pins_no_recipe(tmp_path: Path) -> None:

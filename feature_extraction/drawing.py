@@ -18,8 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from .errors import UsageError
-from .images.decode import decode_image
+from .images.decode import ImageLike, decode_image
 from .names import printable
+from .recipe import BACKGROUND
 
 _COLOURS: Final = """
     006aaa d4ff40 aabfff 00aa00 950015 aaffea 9580ff 80d480 0000ff 559595 95406a 408000 2abfaa 402abf 40aad4 aad4d4
@@ -43,9 +44,6 @@ LABELS: Final = 8
 """So many of the best boxes carry their label in a picture; more would hide the image."""
 OPACITY: Final = 0.5
 """Of the words' tint over the photograph."""
-
-ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any]
-"""A path; a PIL image; or a uint8 array (H, W), (H, W, 1) or (H, W, 3) in RGB."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,10 @@ def marks_of(
 ) -> list[BoxMark]:
     """The boxes of an image of ``size`` (W, H) as they are drawn, best first; boxes that lie outside are left out.
 
-    ``found``: what ``FeatureExtractor.boxes`` gives (boxes, obj_id and cls_prob are taken from it) or boxes (N, 4).
-    ``obj_id`` (N,): classes without background. ``scores`` (N,). Raises UsageError for other shapes or values."""
+    ``found``: what ``FeatureExtractor.boxes`` gives (boxes, obj_id, cls_prob and names are taken from it) or boxes
+    (N, 4). ``names``: of all classes. ``obj_id`` (N,): classes without background. ``scores`` (N,).
+
+    Raises UsageError for other shapes or values."""
     boxes = np.asarray(getattr(found, "boxes", found), dtype=np.float64)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
         raise UsageError(f"boxes of shape {boxes.shape}: expected finite numbers (N, 4), x1 y1 x2 y2")
@@ -106,6 +106,7 @@ def marks_of(
         scores = np.asarray(found.cls_prob)[:, 1:].max(axis=1)  # column 0 is the background
     values = _column(scores, len(boxes), "scores")
     limits = np.array([*size, *size], dtype=np.float64)
+    named = getattr(found, "names", None) if names is None else None
     shorter, marks = min(size), []
     for rank, corners in enumerate(np.clip(boxes, 0, limits)):
         x1, y1, x2, y2 = corners.tolist()
@@ -114,7 +115,8 @@ def marks_of(
         part = rank / max(1, len(boxes) - 1)
         width = shorter * (THICKEST + (THINNEST - THICKEST) * part)
         category = None if classes is None else int(classes[rank])
-        label = _label(category, None if values is None else float(values[rank]), names)
+        name = _name(category, names) if named is None else named[rank]
+        label = _label(category, name, None if values is None else float(values[rank]))
         colour = word_colour(rank if category is None else category)
         marks.append(BoxMark(rank, (x1, y1, x2, y2), width, colour, label))
     return marks
@@ -228,11 +230,15 @@ def _column(values: ArrayLike | None, count: int, name: str) -> NDArray[Any] | N
     return column
 
 
-def _label(category: int | None, score: float | None, names: Sequence[str] | None) -> str:
-    name = ""
-    if category is not None:
-        named = names is not None and 0 <= category < len(names) and bool(names[category])
-        name = str(names[category]) if named and names is not None else f"class {category}"
+def _name(category: int | None, names: Sequence[str] | None) -> str:
+    """The name of a class; empty where it has none."""
+    known = category is not None and names is not None and 0 <= category < len(names)
+    return str(names[category]) if known else ""  # type: ignore[index]
+
+
+def _label(category: int | None, name: str, score: float | None) -> str:
+    if not name and category is not None:
+        name = "background" if category == BACKGROUND else f"class {category}"
     parts = [printable(name)[:MAX_LABEL], "" if score is None else f"{score:.2f}"]
     return " ".join(filter(None, parts))
 

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from feature_extraction import draw as drawing
-from feature_extraction.draw import PALETTE, draw, draw_words, edges_of, grid_of, ink_on, marks_of, read_names
+from feature_extraction import drawing
+from feature_extraction.drawing import PALETTE, draw, draw_words, edges_of, grid_of, ink_on, marks_of, read_names
 from feature_extraction.errors import ImageError, UsageError
 
 GRAY = np.full((100, 200, 3), 128, np.uint8)
@@ -107,6 +107,10 @@ def test_labels_say_class_and_score() -> None:
     assert [m.label for m in marks] == ["spoon 0.08", "cup 0.70", "class 7 0.40"]
     assert [m.label for m in marks_of(found.boxes, (10, 10))] == ["", "", ""]
     assert marks_of(found.boxes, (10, 10), obj_id=found.obj_id)[0].colour == drawing.word_colour(1)
+    named = SimpleNamespace(
+        **vars(found), names=("spoon", "", "fork")
+    )  # as FeatureExtractor gives them: one for each box
+    assert [m.label for m in marks_of(named, (10, 10))] == ["spoon 0.08", "class 0 0.70", "fork 0.40"]
     hostile = marks_of(found.boxes[:1], (10, 10), ("a\x1b[31m\n" + "x" * 99,), obj_id=[0])[0].label
     assert hostile.startswith("a\\x1b[31m\\x0axxx")
     assert len(hostile) == drawing.MAX_LABEL

@@ -1,0 +1,122 @@
+"""The images of a feature file, one after the other, as formats take them.
+
+N = boxes, D = feature dimension, as in ``storage.store``. Of features asked for in float16 the loss is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import OPTION
+from ..errors import StoreError
+from ..storage import guard, store
+from ..storage.half import Loss
+from ..storage.stored import InFile
+from .spec import ExportConfig
+
+Arrays = Mapping[str, NDArray[Any]]
+Layout = Mapping[str, tuple[str, tuple[int, ...]]]
+"""dtype and shape of each array of an image."""
+
+
+@dataclass(frozen=True)
+class Background:
+    """What a file has of the background, the first of the detector's classes."""
+
+    stored: bool = True
+    """Whether the first column of ``cls_prob`` is its."""
+    is_class: bool = False
+    """Whether boxes were ranked and named by it, too: ``obj_id`` is -1 there."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image to be written."""
+
+    key: str
+    """What it is called in OUT."""
+    arrays: Arrays
+    """As stored; the features chosen under ``features``, in the type asked for. Little endian, row after row."""
+    background: Background = Background()
+
+    @property
+    def features(self) -> NDArray[Any]:
+        """(N, D), or (G, G, D) of a grid."""
+        return self.arrays["features"]
+
+    @property
+    def boxes(self) -> NDArray[np.float32]:
+        """(N, 4), x1, y1, x2, y2, pixels of the original image."""
+        return self.arrays["boxes"]
+
+    @property
+    def width(self) -> int:
+        return int(self.arrays["img_w"])
+
+    @property
+    def height(self) -> int:
+        return int(self.arrays["img_h"])
+
+    @property
+    def class_probs(self) -> NDArray[np.float32]:
+        """(N, classes), without the background."""
+        return self.arrays["cls_prob"][:, int(self.background.stored) :]
+
+    @property
+    def objects(self) -> NDArray[np.int64]:
+        """(N,): the class of each box as the published programs count: from the background where that is one."""
+        return self.arrays["obj_id"] + int(self.background.is_class)
+
+    @property
+    def num_boxes(self) -> int:
+        """Boxes with a confidence other than zero; all, where no confidence is stored."""
+        conf = self.arrays.get("obj_conf")
+        return len(self.features) if conf is None else int(np.count_nonzero(conf))
+
+
+class Entries:
+    """Reads the images of one file; every array is compared with its checksum."""
+
+    def __init__(self, file: h5py.File, config: ExportConfig, loss: Loss) -> None:
+        self._file, self._config, self.loss = file, config, loss
+        self._needs: tuple[str, ...] = ()
+        made = store.provenance(file)
+        self._background = Background(made.get("class_probs") != "foreground", bool(made.get(OPTION + "background")))
+
+    def require(self, needs: tuple[str, ...]) -> None:
+        """Let ``read`` refuse an image without these arrays."""
+        self._needs = needs
+
+    def layout(self, image_id: str) -> Layout:
+        """dtype and shape of the arrays of one image, without reading them. Raises StoreError."""
+        arrays = {name: store.array_of(self._file, image_id, name) for name in store.array_names(self._file, image_id)}
+        return {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
+
+    def read(self, image_id: str, key: str) -> Entry:
+        """One image. Raises StoreError where it is damaged or lacks an array."""
+        stored = InFile(self._file, image_id).read()
+        name = self._config.features
+        missing = [need for need in (name, *self._needs) if need not in stored]
+        if missing:
+            raise StoreError(f"{self._file.filename}: image {guard.shown(image_id)} has no {', '.join(missing)}")
+        halved = self._config.dtype == "float16"
+        arrays: dict[str, NDArray[Any]] = {}
+        for array, values in stored.items():
+            is_features = array.startswith("features")
+            halve = halved and is_features and values.dtype != np.float16
+            arrays[array] = _plain(self.loss.halve(values, image_id) if halve else values)
+            if is_features and not halved and values.dtype == np.float16:
+                arrays[array] = _plain(values.astype(np.float32))  # exact
+        arrays["features"] = arrays[name]
+        return Entry(key, arrays, self._background)
+
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    shape = array.shape
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(shape)

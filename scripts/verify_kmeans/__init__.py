@@ -1,0 +1,1 @@
+"""Two vocabularies compared: ours and the paper's, or any two."""

@@ -1,0 +1,1 @@
+"""What stands between our files and a program that reads them: ``__main__``."""

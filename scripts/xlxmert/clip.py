@@ -1,0 +1,121 @@
+"""Box files with boxes clipped to the image, for readers that refuse a box beyond it.
+
+A region proposal may reach into the padding right of the image and below it, up to 2 % of its side. Shapes and frame as
+in ``storage.store``: boxes float32 (N, 4), x1, y1, x2, y2 in pixels of the original image; clipped, 0 <= x <= W and
+0 <= y <= H. Features, classes and sizes stay, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+
+from feature_extraction.errors import StoreError
+from feature_extraction.progress import Progress
+from feature_extraction.storage import files, store
+from feature_extraction.storage.assemble import read_back, write_features
+from feature_extraction.storage.bounded import read_json
+from feature_extraction.storage.source import Source
+from feature_extraction.storage.stored import InFile
+
+CLIPPED: Final = "clipped"
+"""Attribute of a file: its boxes were clipped."""
+MADE_OF: Final = "clipped_from"
+"""Attribute of a file: name, size and time of each file that it was made of, as JSON."""
+OF_ONE_FILE: Final = frozenset(("dataset", "split", "images", "failed"))
+"""Attributes that may differ between files that are put together; those that do are left out."""
+DECIDES: Final = ("kind", "num_boxes", "checkpoint_sha256", "precision", "engine")
+Arrays = dict[str, Any]
+
+
+def stamps(parts: Mapping[str, Path]) -> list[list[Any]]:
+    """What ``MADE_OF`` says of files now: name, size and time of each. Raises OSError."""
+    stats = {name: path.stat() for name, path in parts.items()}
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()]
+
+
+def is_outdated(path: Path, parts: Mapping[str, Path]) -> bool:
+    """Whether ``path`` was made here, of files of which all are among ``parts``, and of another version of them, or of
+    fewer. Where one of them is gone, the file is all that is left. Raises OSError."""
+    try:
+        with store.open_features(path) as file:
+            attributes = store.provenance(file)
+        said = json.loads(str(attributes[MADE_OF])) if attributes.get(CLIPPED) else None
+        names = [name for name, _, _ in said or ()]
+    except (StoreError, ValueError, KeyError, TypeError):
+        return False
+    return said is not None and said != stamps(parts) and all(name in parts for name in names)
+
+
+def clip(path: Path, sources: Mapping[str, Path], only: Mapping[str, Path], label: str) -> str:
+    """Write the empty file ``path``, synced and read back: the images of all sources (name -> path), the first that
+    has an image giving it, or of them those that ``only``, one annotation file or none, names. Returns what it holds.
+    Raises StoreError, OSError."""
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(store.open_features(source)) for source in sources.values()]
+        attributes = {**_common([store.provenance(file) for file in opened], list(sources)), CLIPPED: True}
+        attributes[MADE_OF] = json.dumps(stamps({**sources, **only}))
+        where: dict[str, h5py.File] = {}
+        for file in reversed(opened):
+            where |= dict.fromkeys(store.image_ids(file), file)
+        ids = sorted(where.keys() & _named_by(only) if only else where, key=str.encode)
+        if not ids:
+            raise StoreError(f"{', '.join(sources)}: no image in them{''.join(f' that {name} names' for name in only)}")
+        size = sum(source.stat().st_size for source in sources.values())
+        files.check_room(path.parent, size * len(ids) // len(where), path.name)
+        progress = Progress(len(ids), label)
+        try:
+            written = write_features(path, _images(where, ids, progress), {**attributes, "images": len(ids)})
+        finally:
+            progress.close()
+        read_back(path, written)
+    return f"{len(ids):,} image{'s' * (len(ids) != 1)} of {' and '.join(sources)}, boxes clipped"
+
+
+def _images(
+    where: Mapping[str, h5py.File], ids: Sequence[str], progress: Progress
+) -> Iterator[tuple[str, Arrays, Source | None]]:
+    for image_id in ids:
+        stored = InFile(where[image_id], image_id)
+        yield image_id, clipped(stored.read(), f"{where[image_id].filename}: image {image_id!r}"), stored.source
+        progress.advance(1, 0)
+
+
+def clipped(arrays: Arrays, name: str) -> Arrays:
+    """The arrays of one image of a box file, its boxes clipped. Raises StoreError where there are none."""
+    boxes, width, height = (arrays.get(key) for key in ("boxes", "img_w", "img_h"))
+    if boxes is None or width is None or height is None or boxes.shape[1:] != (4,) or width.shape or height.shape:
+        raise StoreError(
+            f"{name} has no boxes, or not the image's size: expected a box file, as extract-...-boxes makes"
+        )
+    limits = np.array([width, height, width, height], boxes.dtype)
+    return {**arrays, "boxes": np.clip(boxes, np.zeros_like(limits), limits)}
+
+
+def _common(attributes: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """What all files say of their making. Raises StoreError if they should not be put together."""
+    first = attributes[0]
+    for other, name in zip(attributes[1:], names[1:], strict=True):
+        differ = [key for key in DECIDES if key in first and key in other and first[key] != other[key]]
+        differ += ["synthetic_weights"] * (bool(first.get("synthetic_weights")) != bool(other.get("synthetic_weights")))
+        if differ:
+            raise StoreError(
+                f"{names[0]} and {name} were made differently ({', '.join(differ)}): make one of them again"
+            )
+    shared = {key: value for key, value in first.items() if all(other.get(key) == value for other in attributes)}
+    return {"schema_version": store.SCHEMA_VERSION, **shared}
+
+
+def _named_by(only: Mapping[str, Path]) -> set[str]:
+    """The images that an annotation file names. Raises StoreError."""
+    (name, path), *_ = only.items()
+    try:
+        return {str(datum["img_id"]) for datum in read_json(path)}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"{name} is no list of questions with an img_id ({error}): download it again") from error

@@ -1,0 +1,340 @@
+"""Apptainer, Charliecloud and Slurm as the launcher speaks to them, with programs that only write down what they are
+told; the real ones are asked in test_slurm.py."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from helpers.common import ROOT
+from helpers.launching import RECORDER, Checkout, mounts
+
+from feature_extraction.errors import UsageError
+from scripts.launch import slurm
+from scripts.launch.apptainer import IMAGE_ENVIRONMENT
+from scripts.launch.cluster import Cluster, read_cluster
+from scripts.launch.jobs import Launcher
+from scripts.launch.settings import Settings
+
+SBATCH = """#!/bin/bash
+echo "sbatch $*" >> "$RECORD.slurm"
+[ -z "$REFUSED" ] || { echo "sbatch: error: $REFUSED" >&2; exit 1; }
+echo "$(($(grep -c ^sbatch "$RECORD.slurm") + 100));cluster"
+"""
+SQUEUE = """#!/bin/bash
+case "$*" in *--name=${QUEUED:-nothing}-??????" "*) printf '55\\n55\\n';; esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    """With the programs of a cluster on the path."""
+    checkout = Checkout(tmp_path / "checkout")
+    for name, text in (("apptainer", RECORDER), ("ch-run", RECORDER), ("sbatch", SBATCH), ("squeue", SQUEUE)):
+        (checkout.bin / name).write_text(text)
+        (checkout.bin / name).chmod(0o755)
+    (checkout.folder / "build/xlxmert-features-cpu/app").mkdir(parents=True)
+    for name in ("tmp", "work", "home", "root"):
+        (checkout.folder / "build/xlxmert-features-cpu" / name).mkdir()
+    for target in ("cpu", "gpu"):
+        (checkout.folder / f"build/xlxmert-features-{target}.sif").touch()
+    return checkout
+
+
+def submitted(checkout: Checkout) -> list[str]:
+    record = checkout.folder / "record.slurm"
+    return record.read_text().splitlines() if record.exists() else []
+
+
+# ---------------------------------------------------------------- without a daemon
+
+
+def test_apptainer_gets_the_mounts_of_docker_and_a_clean_environment(checkout: Checkout) -> None:
+    done = checkout.make("extract-vg-grid", "RUN=apptainer", "GPUS=0", "RUN_FLAGS=--no-mount hostfs")
+    assert done.returncode == 0, done.stderr
+    (words,) = checkout.calls("apptainer")
+    assert words[:5] == ["exec", "--containall", "--cleanenv", "--pwd", "/app/feature_extraction"]
+    images, features = f"{checkout.data}/VG/images", f"{checkout.data}/VG/features"
+    assert mounts(words) == {str(checkout.checkpoint): False, images: False, features: True}
+    image = words.index(f"{checkout.folder}/build/xlxmert-features-cpu.sif")
+    assert words[image - 2 : image] == ["--no-mount", "hostfs"]
+    assert words[image + 1 : image + 3] == ["python", "VG_extract_grid_feature.py"]
+    assert "--nv" not in words
+    assert not {"--writable", "--writable-tmpfs"} & set(words)
+
+
+def test_cards_and_the_task_of_a_step_are_handed_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the environment: Apptainer splits the values of its flag at commas."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "2(x2)")
+    monkeypatch.setenv("SLURM_JOB_NAME", "not its matter")
+    found = {}
+    for run in ("apptainer", "charliecloud", "container"):
+        words = [f"RUN={run}", "TARGET=gpu", "CONTAINER=podman", "GPUS=2"]
+        here = Launcher(Settings({}, words), dry_run=True)
+        found[run] = list(here.command(here.verify()).argv)
+        assert not any("JOB_NAME" in word for word in found[run])
+        assert here.processes == 1, "a task beside others is a rank itself"
+    assert found["apptainer"][:5] == [
+        "env", "APPTAINERENV_CUDA_VISIBLE_DEVICES=0,1", "APPTAINERENV_SLURM_STEP_ID=0",
+        "APPTAINERENV_SLURM_STEP_NUM_TASKS=4", "APPTAINERENV_SLURM_STEP_TASKS_PER_NODE=2(x2)",
+    ]  # fmt: skip
+    assert "--nv" in found["apptainer"]
+    assert "--set-env=SLURM_STEP_NUM_TASKS=4" in found["charliecloud"]
+    assert "CUDA_VISIBLE_DEVICES=0,1" in found["container"]
+    monkeypatch.setattr("shutil.which", lambda program: program if program == "singularity" else None)
+    older = Launcher(Settings({}, ["RUN=apptainer", "TARGET=gpu"]), dry_run=True)
+    assert older.command(older.verify()).argv[1] == "SINGULARITYENV_CUDA_VISIBLE_DEVICES=0,1"
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert Launcher(Settings({}, ["GPUS=2"]), dry_run=True).processes == 2
+
+
+def test_charliecloud_has_the_environment_of_the_image(checkout: Checkout) -> None:
+    done = checkout.make("extract-vg-grid", "RUN=charliecloud", "GPUS=0")
+    assert done.returncode == 0, done.stderr
+    (words,) = checkout.calls("ch-run")
+    text = (ROOT / "docker/Dockerfile").read_text()
+    (block,) = re.findall(r"^ENV (PATH=/opt/venv.*(?:\n .*)*)", text, re.M)
+    named = dict(word.split("=", 1) for word in block.replace("\\\n", " ").split())
+    assert {k: v for k, v in IMAGE_ENVIRONMENT.items() if k != "PATH"} == {
+        k: v for k, v in named.items() if k != "PATH"
+    }
+    assert IMAGE_ENVIRONMENT["PATH"].startswith(named["PATH"].replace("$PATH", ""))
+    assert "--unset-env=*" in words
+    assert "--set-env=HOME=/tmp" in words
+    assert "--write" not in words
+    binds = [after for word, after in pairwise(words) if word == "--bind"]
+    assert f"{checkout.data}/VG/images:{checkout.data}/VG/images" in binds
+    assert words[words.index("--") - 1] == f"{checkout.folder}/build/xlxmert-features-cpu"
+
+
+LACKING = {
+    "RUN=apptainer IMAGE=other.sif": r"there is no image \S+/other.sif: make image-archive .* docker-archive:other",
+    "RUN=charliecloud IMAGE=other": r"there is no image in the folder \S+/other: make image-archive .* tar -C ",
+    "RUN=charliecloud DATASETS=/a:b": r"/a:b/VG/\S+: ch-run splits its mounts at colons",
+    "RUN=charliecloud DATASETS=/gpfs9/me": r"the image has no \S+/gpfs9, .*: mkdir \S+/gpfs9",
+}
+
+
+@pytest.mark.parametrize("words", LACKING)
+def test_what_is_lacking_is_said_in_one_line(checkout: Checkout, words: str) -> None:
+    done = checkout.make("-n" if "DATASETS" in words else "-s", "extract-vg-grid", "GPUS=0", *words.split())
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("launch: ")]
+    assert len(said) == 1, done.stderr
+    assert re.search(LACKING[words], said[0]), said[0]
+    assert checkout.calls() == []
+
+
+def test_the_program_itself_is_missing(checkout: Checkout) -> None:
+    for name, run in (("apptainer", "apptainer"), ("ch-run", "charliecloud")):
+        (checkout.bin / name).unlink()
+        path = {"PATH": f"{checkout.bin}:/bin"} if not Path("/bin", name).exists() else {"PATH": str(checkout.bin)}
+        done = subprocess.run(
+            ["/usr/bin/env", "-i", f"PATH={path['PATH']}", "python3", "-m", "scripts.launch", "extract-vg-grid",
+             f"RUN={run}", "GPUS=0"], cwd=checkout.folder, text=True, capture_output=True, check=False,
+        )  # fmt: skip
+        assert f"there is no {name}: " in done.stderr
+
+
+def test_the_archive_has_the_form_of_who_will_run_it(checkout: Checkout) -> None:
+    build = ("CONTAINER=podman", "TARGET=cpu", "IMAGE_FILE=image.tar.gz")
+    for target in ("image-archive", "image-save"):
+        assert checkout.make(target, *build).returncode == 0
+        assert checkout.calls("podman") == [["save", "xlxmert-features:cpu"]]
+        assert (checkout.folder / "image.tar.gz").is_file()
+        (checkout.folder / "image.tar.gz").unlink()
+    assert checkout.make("image-archive", "RUN=charliecloud", *build).returncode == 0
+    assert [words[0] for words in checkout.calls("podman")] == ["create", "export", "rm"]
+    codes = checkout.codes(export=(1, "no room"))
+    (checkout.folder / "image.tar.gz").unlink()
+    assert checkout.make("image-archive", "RUN=charliecloud", *build, CODES=codes).returncode != 0
+    assert not (checkout.folder / "image.tar.gz").exists(), "half an image has no name"
+    assert checkout.calls("podman")[-1][0] == "rm"
+
+
+# ---------------------------------------------------------------- the site's file
+
+
+def test_the_sample_says_the_defaults(tmp_path: Path) -> None:
+    sample = ROOT / "scripts/launch/cluster.toml"
+    assert read_cluster(sample, wanted=True) == Cluster()
+    names = {*tomllib.loads(sample.read_text())}
+    assert names == set(Cluster.__dataclass_fields__)
+    assert read_cluster(tmp_path / "none.toml", wanted=False) == Cluster()
+
+
+WRONG = {
+    "acount = 'a'": "there is no acount; .* did you mean 'account'?",
+    "at_once = '3'": "at_once is 3: expected a whole number",
+    "at_once = true": "at_once is True: expected a whole number",
+    "images_per_task = 0": "expected a positive number",
+    "modules = 'cuda'": "modules is cuda: expected a list of texts",
+    "modules = ['a; rm -r x']": "modules holds 'a; rm -r x': expected one word",
+    "extract = 3": r"expected a table, \[extract\]",
+    "[extract]\ntime = 04:00:00": r"\[extract\]: time is 04:00:00: expected a text in quotes",
+    "[kmeans]\nsbatch = ['qos=long']": "expected an option, --NAME=VALUE",
+    "[kmeans]\ncpu = 3": r"\[kmeans\]: there is no cpu; .* did you mean 'cpus'?",
+    "[extract]\nmemory = '1G\\n#SBATCH --x'": "memory holds .*: expected one word",
+    "= 3": "cluster.toml: .*: the sample is scripts/launch/cluster.toml",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_mistake_in_it_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "cluster.toml").write_text(text)
+    with pytest.raises(UsageError, match=WRONG[text]) as caught:
+        read_cluster(tmp_path / "cluster.toml", wanted=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_was_named_has_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"No such file or directory: copy scripts/launch/cluster\.toml there"):
+        read_cluster(tmp_path / "none.toml", wanted=True)
+
+
+# ---------------------------------------------------------------- scripts
+
+
+def test_dry_run_prints_scripts_to_keep(checkout: Checkout) -> None:
+    """One for each file and the k-means; bash reads them, and each holds what was asked for."""
+    (checkout.folder / "cluster.toml").write_text(
+        'account = "vision"\nmodules = ["apptainer/1.3"]\nsetup = ["export A=\'b c\'"]\nat_once = 5\n'
+        '[extract]\npartition = "gpu"\ngpus = "a100:1"\nsbatch = ["--qos=long"]\n'
+    )
+    done = subprocess.run(
+        ["python3", "-m", "scripts.launch", "--slurm", "--dry-run", "extract-all", "RUN=apptainer",
+         "DATASETS=/a b/$x", "EXTRACT_FLAGS=--batch_size 4"],
+        cwd=checkout.folder, text=True, capture_output=True, check=False, env={"PATH": f"{checkout.bin}:/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    parts = re.split(r"^# -+ (\S+)\.sbatch\n", done.stdout, flags=re.M)[1:]
+    scripts = dict(zip(parts[::2], parts[1::2], strict=True))
+    assert len(scripts) == 17
+    assert list(scripts)[-1] == "kmeans"
+    for text in scripts.values():
+        assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+        options = re.findall(r"^#SBATCH (\S+)$", text, re.M)
+        assert {"--requeue", "--signal=B:USR1@120", "--account=vision", "--open-mode=append"} <= set(options)
+        assert "module load apptainer/1.3\nexport A='b c'\n" in text
+        assert "'DATASETS=/a b/$x'" in text
+        assert f"'IMAGE={checkout.folder}/build/xlxmert-features-gpu.sif'" in text or "gpu.sif " in text
+    train = scripts["coco-train-grid"]
+    options = re.findall(r"^#SBATCH (\S+)$", train, re.M)
+    assert {"--array=0-8%5", "--gres=gpu:a100:1", "--partition=gpu", "--qos=long", "--mem=16G", "--cpus-per-task=6",
+            "--time=4:00:00"} <= set(options)  # fmt: skip
+    assert "extract-coco-train-grid" in train
+    assert """'EXTRACT_FLAGS=--batch_size 4 --shard '"$((SLURM_ARRAY_TASK_ID + 1))/9" &""" in train
+    assert "GPUS=0" in scripts["kmeans"]
+    assert "--array" not in scripts["kmeans"]
+    assert submitted(checkout) == []
+    assert not list(checkout.folder.rglob("*.sbatch"))
+
+
+def test_a_share_is_run_as_its_task_says(checkout: Checkout) -> None:
+    """The script itself, run by bash as Slurm would: the share, and exit codes."""
+    assert checkout.make("slurm-extract-vg-grid", "RUN=host").returncode == 0
+    script = checkout.folder / "build/slurm/vg-grid.sbatch"
+    environment = {
+        "PATH": f"{checkout.bin}:/usr/bin:/bin", "RECORD": str(checkout.folder / "record"), "SLURM_ARRAY_TASK_ID": "0",
+        "SLURM_JOB_ID": "7",
+    }  # fmt: skip
+    for code, expected in ((0, 0), (3, 0), (1, 1)):
+        codes = checkout.codes(VG_extract_grid=(code, ""))
+        (checkout.folder / "record").unlink(missing_ok=True)
+        done = subprocess.run(["bash", script], env={**environment, "CODES": codes}, check=False, capture_output=True)
+        assert done.returncode == expected, done.stderr
+        (words,) = checkout.calls("python")
+        assert words[-2:] == ["--shard", "1/1"]
+
+
+def test_at_the_time_limit_a_task_is_requeued_as_often_as_is_sensible(checkout: Checkout) -> None:
+    assert checkout.make("slurm-extract-vg-grid", "RUN=host").returncode == 0
+    script = checkout.folder / "build/slurm/vg-grid.sbatch"
+    waits = "#!/bin/bash\ntrap 'echo told; exit 143' TERM\nkill -USR1 $PPID\nwhile :; do sleep 0.05; done\n"
+    (checkout.folder / ".venv/bin/python").write_text(waits)
+    (checkout.bin / "scontrol").write_text('#!/bin/bash\necho "scontrol $*"\n')
+    (checkout.bin / "scontrol").chmod(0o755)
+    environment = {"PATH": f"{checkout.bin}:/usr/bin:/bin", "SLURM_ARRAY_TASK_ID": "0", "SLURM_JOB_ID": "7"}
+    for restarts, requeued in (("", True), ("19", True), ("20", False)):
+        done = subprocess.run(
+            ["bash", script], env={**environment, "SLURM_RESTART_COUNT": restarts}, check=False, capture_output=True,
+            text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 143, done.stderr
+        assert "told" in done.stdout
+        assert ("scontrol requeue 7" in done.stdout) == requeued
+
+
+# ---------------------------------------------------------------- submitting
+
+
+def test_arrays_are_submitted_and_the_kmeans_waits_for_its_grids(checkout: Checkout) -> None:
+    for file in ("COCO/images/train2014/1.jpg", "COCO/images/val2014/1.jpg"):
+        (checkout.data / file).parent.mkdir(parents=True)
+        (checkout.data / file).touch()
+    done = checkout.make("slurm-extract-all", "RUN=host")
+    assert done.returncode != 0, "GQA and NLVR2 are not there"
+    assert "launch: gqa-grid: there are no images in" in done.stderr
+    said = submitted(checkout)
+    arrays = [line.split()[-1] for line in said]
+    assert arrays == ["coco-train-grid.sbatch", "coco-valid-grid.sbatch", "vg-grid.sbatch", "coco-train-boxes.sbatch",
+                      "coco-valid-boxes.sbatch", "vg-boxes.sbatch", "kmeans.sbatch"]  # fmt: skip
+    assert "--dependency=afterok:101:102:103 --kill-on-invalid-dep=yes" in said[-1]
+    assert "kmeans: job 107, after 101, 102, 103" in done.stdout
+    assert "to stop: scancel 101 102" in done.stdout
+
+
+def test_what_is_made_or_queued_is_not_submitted(checkout: Checkout) -> None:
+    features = checkout.data / "VG/features"
+    features.mkdir()
+    (features / "maskrcnn_grid8.h5").touch()
+    queued = {"QUEUED": "xlxmert-vg-boxes"}
+    done = checkout.make("slurm-extract-vg", "RUN=host", **queued)
+    assert done.returncode == 0, done.stderr
+    assert "vg-grid: the file is there already" in done.stdout
+    assert "vg-boxes: job 55 is queued or running already" in done.stdout
+    assert submitted(checkout) == []
+    (features / "maskrcnn_grid8.h5.work").mkdir()
+    assert checkout.make("slurm-extract-vg-grid", "RUN=host").returncode == 0
+    assert len(submitted(checkout)) == 1, "a file that is begun anew goes on"
+
+
+def test_the_kmeans_alone_waits_for_what_is_queued(checkout: Checkout) -> None:
+    words = ("slurm-kmeans", "KMEANS_SRC=vg", "KMEANS_TGT=vg", "RUN=host")
+    done = checkout.make(*words)
+    assert done.returncode != 0
+    assert re.search(r"kmeans: needs \S+/VG/features/maskrcnn_grid8.h5, .*: make slurm-extract-vg-grid", done.stderr)
+    done = checkout.make(*words, QUEUED="xlxmert-vg-grid")
+    assert done.returncode == 0, done.stderr
+    assert "--dependency=afterok:55 " in submitted(checkout)[0]
+
+
+def test_a_job_of_another_data_folder_is_another(checkout: Checkout) -> None:
+    names = set()
+    for folder in ("a", "b", "a/../a"):
+        here = Launcher(Settings({}, [f"DATASETS={checkout.folder / folder}"]))
+        names.add(slurm.job_name(here, "vg-grid"))
+    assert len(names) == 2
+
+
+def test_what_slurm_says_is_passed_on(checkout: Checkout) -> None:
+    done = checkout.make("slurm-extract-vg-grid", "RUN=host", REFUSED="invalid partition specified: low")
+    assert done.returncode != 0
+    assert "launch: vg-grid: sbatch: sbatch: error: invalid partition specified: low" in done.stderr
+    (checkout.bin / "sbatch").unlink()
+    if not os.path.exists("/usr/bin/sbatch"):
+        assert "there is no sbatch here" in checkout.make("slurm-extract-vg-grid", "RUN=host").stderr
+
+
+def test_a_target_that_is_none(checkout: Checkout) -> None:
+    done = checkout.make("slurm-verify", "RUN=host")
+    assert done.returncode != 0
+    assert "launch: no file is called verify" in done.stderr

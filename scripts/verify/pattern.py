@@ -22,11 +22,12 @@ from .evidence import Evidence, Findings
 MOST: Final = 0.9
 """Share of the images that have to show a trace: a near-tie or an odd file may hide it in single ones."""
 SAME_PICTURE: Final = 0.3
-"""Correlation above which two grids, or boxes of one place, show the same picture: on synthetic weights other pictures
-have up to 0.25, the same one in other colours 0.35 and more."""
+"""Correlation above which two grids, or boxes of one place, show the same picture."""
 SAME_CHANNELS: Final = 0.5
-"""Correlation of the channels' means above which checkpoint and layer are the same: 0.85 and more for other pictures or
-colours, under 0.3 for other seeds or fc7."""
+"""Correlation of the channels' means above which checkpoint, layer and colours are the same. On synthetic weights other
+seeds and fc7 have -0.2 to 0.0, RGB for BGR -0.2 to 0.2, another scale 0.4."""
+SEVERAL: Final = 5
+"""Boxes that reach into the padding: one or two may fail to by chance."""
 SAME_MARKS: Final = 1e-3
 EDGE: Final = 2.0
 """Difference in the last row and column over that elsewhere, from which padding is the cause: zeros beside the image
@@ -99,7 +100,9 @@ def _other_sides(found: Findings) -> str | None:
 
 
 def _clipped(found: Findings) -> str | None:
-    return "none reaches beyond its image, ours do" if _share(found, lambda e: e.clipped) >= MOST else None
+    ours, theirs = (sum(e.beyond[of] for e in found.differing) for of in (0, 1))
+    reach = f"none reaches beyond its image, {ours} of ours do where they differ"
+    return reach if ours >= SEVERAL and theirs == 0 else None
 
 
 def _same_boxes_other_features(found: Findings) -> str | None:
@@ -123,10 +126,6 @@ def _other_channels(found: Findings) -> str | None:
     return f"the channels' means have a correlation of {profile:.2f} with ours: they mean something else"
 
 
-def _other_channels_of_grids(found: Findings) -> str | None:
-    return None if found.boxes else _other_channels(found)
-
-
 def _single_other_pictures(found: Findings) -> str | None:
     def other(e: Evidence) -> bool:
         return e.level == Level.DIFFERENT and (e.correlation or 0) < SAME_PICTURE
@@ -137,10 +136,11 @@ def _single_other_pictures(found: Findings) -> str | None:
 
 
 def _only_jpeg(found: Findings) -> str | None:
-    if not all(e.jpeg and e.level < Level.DIFFERENT for e in found.differing):
-        return None
     others = [e for e in found.evidence if e.jpeg is False]
-    return "JPEG files differ a little, others do not" if others else None
+    same_picture = (_middle(e.correlation for e in found.differing) or 0.0) >= SAME_PICTURE
+    if not others or any(e.differs for e in others) or not same_picture:
+        return None
+    return "JPEG files differ, others do not" if all(e.jpeg for e in found.differing) else None
 
 
 def _a_little(found: Findings) -> str | None:
@@ -163,10 +163,9 @@ RULES: Final[tuple[tuple[Rule, tuple[Cause, ...]], ...]] = (
     (_clipped, (Cause.CLIP,)),
     (_same_boxes_other_features, (Cause.FC7,)),
     (_some_boxes_lacking, (Cause.NMS,)),
-    (_single_other_pictures, (Cause.OTHER_IMAGE,)),
-    (_other_channels_of_grids, (Cause.CHECKPOINT, Cause.FC7)),
-    (_other_channels, (Cause.CHECKPOINT,)),
+    (_single_other_pictures, (Cause.OTHER_IMAGE, Cause.EXIF)),
     (_right_and_below, (Cause.PADDING,)),
     (_only_jpeg, (Cause.DECODER,)),
+    (_other_channels, (Cause.CHECKPOINT, Cause.FC7, Cause.RGB, Cause.SCALE)),
     (_a_little, (Cause.PRECISION, Cause.DECODER, Cause.SCALE, Cause.RESIZE)),
 )

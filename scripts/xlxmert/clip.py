@@ -1,7 +1,7 @@
 """Box files with boxes clipped to the image, for readers that refuse a box beyond it.
 
 A region proposal may reach into the padding right of the image and below it, up to 2 % of its side. Shapes and frame as
-in ``storage.store``: boxes float32 (N, 4), x1, y1, x2, y2 in pixels of the original image; clipped as an extraction with
+in ``storage.store``: boxes float32 (N, 4), x1, y1, x2, y2 in pixels of the original image; clipped as extraction with
 ``Boxes(clip=True)`` stores them, 0 <= x <= W - 1, 0 <= y <= H - 1. Features, classes and sizes stay, bit for bit.
 """
 

@@ -29,6 +29,8 @@ seeds and fc7 have -0.2 to 0.0, RGB for BGR -0.2 to 0.2, another scale 0.4."""
 SEVERAL: Final = 5
 """Boxes that reach into the padding: one or two may fail to by chance."""
 SAME_MARKS: Final = 1e-3
+MOST_LOOKED_UP: Final = 200
+"""Images that are looked for under other ids, the worst first: each is held against all."""
 EDGE: Final = 2.0
 """Difference in the last row and column over that elsewhere, from which padding is the cause: zeros beside the image
 reach as far as the detector sees."""
@@ -66,20 +68,21 @@ def _middle(values: Iterable[float | None]) -> float | None:
 def _under_another_id(found: Findings) -> str | None:
     """Published features that ours has, under another id."""
     marks = np.array([e.ours for e in found.evidence])
-    for evidence in found.differing:
+    ids = np.array([e.id for e in found.evidence], object)
+    for evidence in found.worst_first[:MOST_LOOKED_UP]:
         theirs = evidence.published
-        near = np.abs(marks - theirs).max(1) <= SAME_MARKS * max(float(np.abs(theirs).max()), 1e-30)
-        for index in np.flatnonzero(near).tolist():
-            if found.evidence[index].id != evidence.id:
-                return f"{printable(evidence.id)} holds what ours holds under {printable(found.evidence[index].id)}"
+        near = ids[np.abs(marks - theirs).max(1) <= SAME_MARKS * float(np.abs(theirs).max())]
+        if theirs.any() and len(near) and evidence.id not in near:
+            return f"{printable(evidence.id)} holds what ours holds under {printable(near[0])}"
     return None
 
 
 def _exchanged_sides(found: Findings) -> str | None:
-    turned = [e for e in found.differing if e.sizes and e.sizes[:2] == e.sizes[:1:-1] and e.sizes[0] != e.sizes[1]]
-    if len(turned) < MOST * sum(1 for e in found.differing if e.sizes is None or e.sizes[0] != e.sizes[1]):
+    other = [e for e in found.differing if e.sizes is not None and e.sizes[:2] != e.sizes[2:]]
+    turned = [e for e in other if e.sizes is not None and e.sizes[:2] == e.sizes[:1:-1]]
+    if not turned or len(turned) < MOST * len(other):
         return None
-    return f"{printable(turned[0].id)} has width and height exchanged" if turned else None
+    return f"{printable(turned[0].id)} has width and height exchanged"
 
 
 def _turned_grids(found: Findings) -> str | None:

@@ -147,11 +147,11 @@ def test_the_bounds_of_the_golden_outputs() -> None:
 # --- the ladder -----------------------------------------------------------------------------------------
 
 
-def test_overlap_is_that_of_areas() -> None:
+def test_overlap_is_that_of_pixels() -> None:
     a = np.array([[0, 0, 2, 2], [5, 5, 5, 5], [3, 3, 1, 1]], np.float32)
     b = np.array([[0, 0, 2, 2], [1, 0, 3, 2], [5, 5, 5, 5], [np.nan, 0, 1, 1]], np.float32)
-    expected = [[1, 1 / 3, 0, 0], [0, 0, 1, 0], [1 / 7, 1 / 3, 0, 0]]
-    assert overlap(a, b) == pytest.approx(np.array(expected)), "corners in any order, no area, no number"
+    expected = [[1, 1 / 2, 0, 0], [0, 0, 1, 0], [2 / 7, 1 / 2, 0, 0]]
+    assert overlap(a, b) == pytest.approx(np.array(expected)), "corners in any order, one point, no number"
 
 
 def test_a_box_is_matched_once_and_by_the_largest_overlap() -> None:
@@ -162,6 +162,13 @@ def test_a_box_is_matched_once_and_by_the_largest_overlap() -> None:
     assert (pairs.found.tolist(), pairs.expected.tolist(), pairs.apart.tolist()) == ([1], [0], [1.0])
     other_class = match_boxes({**found, "obj_id": np.array([7, 8])}, expected)
     assert other_class.found.tolist() == [0], "its own class before a larger overlap"
+
+
+def test_a_box_without_width_is_found_again() -> None:
+    """Proposals are clipped: one may be all edge."""
+    expected: Arrays = {"boxes": np.array([[599, 10, 599, 80]], np.float32), "obj_id": np.array([7])}
+    found = {**expected, "boxes": expected["boxes"] + np.float32(1e-4)}
+    assert match_boxes(found, expected).found.tolist() == [0]
 
 
 RUNGS = [

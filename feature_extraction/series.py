@@ -68,9 +68,8 @@ class Summary:
 
     def line(self) -> str:
         refused = f"; {self.refused:,} tars could not be done" if self.refused else ""
-        return (
-            f"in all {self.results - self.refused:,} files of {self.images:,} images, {self.failed:,} failed{refused}"
-        )
+        files = self.results - self.refused
+        return f"in all {files:,} files, features of {self.images:,} images, {self.failed:,} failed{refused}"
 
 
 def outputs(configs: Sequence[ExtractConfig]) -> list[list[ExtractConfig]]:

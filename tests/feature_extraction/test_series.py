@@ -368,4 +368,4 @@ def test_the_command_line_says_what_became_of_a_series(run: Run, command: Comman
     returncode, printed = finish(command(*flags(run), cwd=ROOT))
     assert returncode == 3, printed
     assert "compressed (gzip)" in printed
-    assert "in all 2 files of 16 images, 1 failed; 1 tars could not be done" in printed
+    assert "in all 2 files, features of 16 images, 1 failed; 1 tars could not be done" in printed

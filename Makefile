@@ -104,7 +104,7 @@ paper-vocabulary: ## the paper's centroids out of X-LXMERT's weights, and every 
 verify-kmeans: ## own centroids against the paper's
 	$(call launch,$@)
 
-verify: ## own feature files against the published ones
+verify: ## own feature files against the published ones, and why they differ (REMOTE=1: without downloading them)
 	$(call launch,$@)
 
 parity: ## both engines on the same images, with differences and times

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .recipes import RECIPES
     from .storage.store import image_ids, open_features
 
-__version__: Final = "1.1.0"
+__version__: Final = "1.2.0"
 _HOMES: Final = {
     **dict.fromkeys(("BoxFeatures", "FeatureExtractor", "GridFeatures"), "api"),
     **dict.fromkeys(

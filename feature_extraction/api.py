@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, overload
@@ -246,12 +247,13 @@ def _each(
     total = len(several) if isinstance(several, Sized) else None
 
     def results() -> Iterator[Found | ImageError]:
-        for outcome in stream.run(several, Progress(total, "images", bar=progress)):
-            if not isinstance(outcome, ImageError):
-                yield found_in(outcome)
-            elif on_error == "yield":
-                yield outcome
-            else:
-                raise outcome
+        with closing(stream.run(several, Progress(total, "images", bar=progress))) as outcomes:
+            for outcome in outcomes:
+                if not isinstance(outcome, ImageError):
+                    yield found_in(outcome)
+                elif on_error == "yield":
+                    yield outcome
+                else:
+                    raise outcome
 
     return results()

@@ -79,6 +79,7 @@ original's outputs. Other orders of summation were seen to move features by 8e-5
 BATCHED: Final = Tolerance(features=1e-5, boxes=1e-2)
 """The same images alone and in batches, or in several processes, on one machine: the sums are the same, their
 order inside one matrix product may not be. 5e-6 was seen."""
+PIXEL: Final = 1.0
 MATCH_IOU: Final = 0.5
 """Two boxes that overlap less are not taken for the same one."""
 PUBLISHED: Final = Tolerance(features=0.02, boxes=1.0, matched=0.9, quantile=0.99)
@@ -189,17 +190,15 @@ def _only_the_last_differs(mine: NDArray[np.intp], theirs: NDArray[np.intp], box
 
 
 def overlap(found: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.float64]:
-    """Intersection over union (N, M) of boxes (N, 4) and (M, 4) as areas of the plane, whichever corners they are given
-    by; 1 of equal boxes without area, 0 where an edge is not a number."""
+    """Intersection over union (N, M) of boxes (N, 4) and (M, 4), whichever corners they are given by; corners are
+    pixels, which have an area, so that a box of one point is found again too. 0 where an edge is not a number."""
     a, b = (boxes.astype(np.float64).reshape(-1, 2, 2) for boxes in (found, expected))
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        low = np.maximum(a.min(1)[:, None], b.min(1)[None])
-        high = np.minimum(a.max(1)[:, None], b.max(1)[None])
-        inter = (high - low).clip(min=0).prod(-1)
-        areas = [(boxes.max(1) - boxes.min(1)).prod(-1) for boxes in (a, b)]
-        union = areas[0][:, None] + areas[1][None, :] - inter
-        iou = np.where((low == high).any(-1) & (union == 0), (a[:, None] == b[None]).all((-1, -2)), inter / union)
-    return np.asarray(np.nan_to_num(iou, nan=0.0, posinf=0.0))
+    low, high = np.maximum(a.min(1)[:, None], b.min(1)[None]), np.minimum(a.max(1)[:, None], b.max(1)[None])
+    with np.errstate(invalid="ignore", over="ignore"):
+        inter = (high - low + PIXEL).clip(min=0).prod(-1)
+        areas = [(boxes.max(1) - boxes.min(1) + PIXEL).prod(-1) for boxes in (a, b)]
+        iou = inter / (areas[0][:, None] + areas[1][None, :] - inter)
+    return np.asarray(np.nan_to_num(iou, nan=0.0))
 
 
 # --- the ladder -------------------------------------------------------------------------------------------

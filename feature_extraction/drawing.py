@@ -8,7 +8,7 @@ in which colour; the report draws the same marks as vectors. numpy and Pillow on
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -134,7 +134,8 @@ def draw(
     """The image (H, W) with its boxes, RGB: the better a box, the thicker its line and the later it is drawn.
 
     ``found``, ``obj_id``, ``scores``: as for ``marks_of``. ``names``: of the classes, see ``read_names``. ``labels``:
-    how many of the best boxes carry class and score. Raises ImageError, UsageError.
+    how many of the best boxes carry class and score, unless they would cover a better one's.
+    Raises ImageError, UsageError.
 
     Example:
         >>> draw(photograph, extractor.boxes(photograph)[0]).size == (photograph.shape[1], photograph.shape[0])
@@ -149,9 +150,8 @@ def draw(
         pen.rectangle(corners, outline="black", width=width + 1)  # an edge that is seen on any photograph
         pen.rectangle(corners, outline=mark.colour, width=width)
     font = _font(picture, 30)
-    for mark in reversed(marks[:labels]):
-        if mark.label:
-            _tag(pen, mark, font, picture.size)
+    for mark, plate in reversed(plates_of(marks[:labels], picture.size, lambda text: _text_size(pen, text, font))):
+        _tag(pen, mark, plate, font)
     return picture
 
 
@@ -247,13 +247,42 @@ def _font(picture: Image.Image, part: int) -> Any:
     return ImageFont.load_default(max(9, round(min(picture.size) / part)))
 
 
-def _tag(pen: ImageDraw.ImageDraw, mark: BoxMark, font: Any, size: tuple[int, int]) -> None:
-    """The label on a plate of the box's colour, above its corner where there is room, always inside the image."""
-    left, top, right, bottom = pen.textbbox((0, 0), mark.label, font=font)
-    pad = max(1, round((bottom - top) / 5))
-    w, h = right - left + 2 * pad, bottom - top + 2 * pad
-    x = min(max(0.0, mark.corners[0]), max(0.0, size[0] - w))
-    y = mark.corners[1] - h if mark.corners[1] >= h else min(mark.corners[1], max(0.0, size[1] - h))
+Plate = tuple[float, float, float, float]
+"""Left, top, width and height, in pixels of the original image, of what a label stands on."""
+
+
+def plates_of(
+    marks: Sequence[BoxMark], size: tuple[int, int], text_size: Callable[[str], tuple[float, float]]
+) -> list[tuple[BoxMark, Plate]]:
+    """Where the labels stand in an image of ``size`` (W, H), best first: above their box's corner where there is room,
+    inside the image. One that would cover a better one's is left out. ``text_size``: (width, height) with its edges."""
+    placed: list[tuple[BoxMark, Plate]] = []
+    for mark in marks:
+        w, h = text_size(mark.label)
+        x = min(mark.corners[0], max(0.0, size[0] - w))
+        y = mark.corners[1] - h if mark.corners[1] >= h else min(mark.corners[1], max(0.0, size[1] - h))
+        covers = any(x < a + c and a < x + w and y < b + d and b < y + h for _, (a, b, c, d) in placed)
+        if mark.label and not covers:
+            placed.append((mark, (x, y, w, h)))
+    return placed
+
+
+def _text_size(pen: ImageDraw.ImageDraw, text: str, font: Any) -> tuple[float, float]:
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    pad = _edge(bottom - top)
+    return right - left + 2 * pad, bottom - top + 2 * pad
+
+
+def _edge(height: float) -> int:
+    """Pixels around a text of this height."""
+    return max(1, round(height / 5))
+
+
+def _tag(pen: ImageDraw.ImageDraw, mark: BoxMark, plate: Plate, font: Any) -> None:
+    """The label on a plate of the box's colour."""
+    x, y, w, h = plate
+    left, top, _, bottom = pen.textbbox((0, 0), mark.label, font=font)
+    pad = _edge(bottom - top)
     pen.rectangle((x, y, x + w - 1, y + h - 1), fill=mark.colour)
     pen.text((x + pad - left, y + pad - top), mark.label, ink_on(mark.colour), font)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +48,7 @@ class Stream:
     batch_size: int
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
 
-    def run(self, images: Iterable[ImageLike], progress: Progress) -> Iterator[Arrays | ImageError]:
+    def run(self, images: Iterable[ImageLike], progress: Progress) -> Generator[Arrays | ImageError]:
         """Arrays of each image, or why there are none, in the order of ``images``; an error names position and path.
 
         No more is held than a window of ``WINDOW`` batches with its results, and what is decoded ahead: a batch and

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from .arguments import Parser, positive
 from .cli import explained, say, stopped_by_signals
 from .config import EXIT_NOTHING
 from .errors import UsageError
-from .exports.spec import DTYPES, FORMATS, IMAGES_PER_FILE, KEYS, ExportConfig, Row
+from .exports.spec import DTYPES, FORMATS, KEYS, ExportConfig, Row
 from .exports.spec import check as check_export
 from .names import json_printable
 
@@ -43,13 +44,16 @@ def export(argv: Sequence[str]) -> int:
     add("source", type=Path, metavar="FILE.h5")
     add("--to", dest="format", choices=list(FORMATS), required=True, metavar="FORMAT", help="one of those below")
     add("output", type=Path, metavar="OUT")
-    add("--dtype", choices=DTYPES, default=ExportConfig.dtype, help="of the features; float16 measures what it loses (%(default)s)")  # fmt: skip # noqa: E501
-    add("--keys", choices=KEYS, default=ExportConfig.keys, help="number: COCO_val2014_000000000042 becomes 42 (%(default)s)")  # fmt: skip # noqa: E501
+    add("--dtype", choices=DTYPES, help="of the features; float16 measures its loss (%(default)s)")
+    add("--keys", choices=KEYS, help="number: COCO_val2014_000000000042 becomes 42 (%(default)s)")
     add("--ids", type=Path, metavar="LIST.txt", help="only these images, in this order, one id a line")
-    add("--features", default=ExportConfig.features, metavar="ARRAY", help="the array that becomes the features, as features_fc7 (%(default)s)")  # fmt: skip # noqa: E501
-    add("--split", default=ExportConfig.split, help="fga-h5: train, val or test")
-    add("--quirks", action="append", default=[], metavar="QUIRK", help="an older form or a slip of the published programs")  # fmt: skip # noqa: E501
-    add("--per-file", type=positive, default=IMAGES_PER_FILE, help="images in one file of safetensors, webdataset (%(default)s)")  # fmt: skip # noqa: E501
+    add("--features", metavar="ARRAY", help="what becomes the features, as features_fc7 (%(default)s)")
+    add("--split", help="fga-h5: train, val or test")
+    add("--quirks", action="append", metavar="QUIRK", help="an older form or slip of a published program")
+    add("--per_file", type=positive, help="images a file of safetensors, webdataset (%(default)s)")
+    parser.set_defaults(
+        **{f.name: f.default for f in fields(ExportConfig) if f.default is not MISSING} | {"quirks": []}
+    )
     args = parser.parse_args(argv)
     config = ExportConfig(**{**vars(args), "quirks": tuple(args.quirks)})
     try:
@@ -65,7 +69,9 @@ def export(argv: Sequence[str]) -> int:
         except Stopped as stopped:
             say(str(stopped))
             return 128 + by[0]
-        rate = f", {done.written / 1e6 / max(done.seconds, 1e-9):,.0f} MB/s" if done.written else ""
+        rate = (
+            f", {done.written / 1e6 / max(done.seconds, 1e-9):,.0f} MB/s" if done.seconds >= 1 and done.written else ""
+        )
         how = "was there already" if done.already else f"read back and equal, {done.seconds:.1f} s{rate}"
         say(f"{config.output}: {done.images:,} images, {done.size / 1e6:,.1f} MB, {how}")
         for note in done.notes:
@@ -134,7 +140,7 @@ def merge(argv: Sequence[str]) -> int:
     parser = _parser("merge", "Write the images of several feature files of one recipe as one file.")
     parser.add_argument("sources", nargs="+", type=Path, metavar="FILE.h5")
     parser.add_argument("output", type=Path, metavar="OUT.h5")
-    parser.add_argument("--any-split", action="store_true", help="files of several data sets or splits, as COCO train and valid")  # fmt: skip # noqa: E501
+    parser.add_argument("--any_split", action="store_true", help="of several data sets or splits: COCO train and valid")
     args = parser.parse_args(argv)
     if len(args.sources) < 2:
         parser.error("give at least two files and the name of the new one")
@@ -188,8 +194,9 @@ def repack(argv: Sequence[str]) -> int:
     )
     parser.add_argument("source", type=Path, metavar="FILE.h5")
     parser.add_argument("output", type=Path, metavar="OUT.h5")
-    parser.add_argument("--gzip", type=int, choices=range(10), default=0, metavar="0..9", help="level; 1 is the fastest, 0 none (%(default)s)")  # fmt: skip # noqa: E501
-    parser.add_argument("--dtype", choices=["float16"], help="of the features; what it loses is written down")
+    add = parser.add_argument
+    add("--gzip", type=int, choices=range(10), default=0, metavar="0..9", help="level; 1 is fast, 0 none (%(default)s)")
+    add("--dtype", choices=["float16"], help="of the features; what it loses is written down")
     args = parser.parse_args(argv)
     with explained():
         from .storage.derive import repack as run

@@ -36,8 +36,8 @@ DEEPEST: Final = 4
 """Dictionaries inside one another that are looked into."""
 Shape = tuple[int | None, int]
 """Words and numbers of each; None: any number of words."""
-MOST_NAMED: Final = 40
-"""Tensors named in an error."""
+MOST_NAMED: Final = 400
+"""Tensors named in an error; X-LXMERT has about 250 matrices."""
 
 
 def default_weights(datasets: Path) -> Path:
@@ -132,8 +132,9 @@ def _told(name: str, tensor: Tensor) -> str:
 
 
 def _named(tensors: Mapping[str, Tensor]) -> str:
-    """The end of a message: every matrix that was found."""
-    matrices = [_told(name, tensor) for name, tensor in tensors.items() if tensor.ndim == 2]
+    """The end of a message: every matrix that was found, the largest first."""
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].numel())
+    matrices = [_told(name, tensor) for name, tensor in ordered if tensor.ndim == 2]
     if not matrices:
         return f"it holds {len(tensors)} tensors, none of two dimensions"
     more = f" and {len(matrices) - MOST_NAMED} more" if len(matrices) > MOST_NAMED else ""

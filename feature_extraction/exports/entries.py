@@ -5,7 +5,7 @@ N = boxes, D = feature dimension, as in ``storage.store``. Of features asked for
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..config import OPTION
 from ..errors import StoreError
+from ..names import printable
 from ..storage import guard, store
 from ..storage.half import Loss
 from ..storage.stored import InFile
@@ -83,15 +84,18 @@ class Entry:
 class Entries:
     """Reads the images of one file; every array is compared with its checksum."""
 
-    def __init__(self, file: h5py.File, config: ExportConfig, loss: Loss) -> None:
-        self._file, self._config, self.loss = file, config, loss
+    def __init__(self, file: h5py.File, config: ExportConfig) -> None:
+        self._file, self._config = file, config
+        self.loss = Loss()
+        """What float16 has cost so far."""
         self._needs: tuple[str, ...] = ()
+        self._dim: int | None = None
         made = store.provenance(file)
         self._background = Background(made.get("class_probs") != "foreground", bool(made.get(OPTION + "background")))
 
     def require(self, needs: tuple[str, ...]) -> None:
         """Let ``read`` refuse an image without these arrays."""
-        self._needs = needs
+        self._needs = (self._config.features, *needs)
 
     def layout(self, image_id: str) -> Layout:
         """dtype and shape of the arrays of one image, without reading them. Raises StoreError."""
@@ -99,22 +103,38 @@ class Entries:
         return {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
 
     def read(self, image_id: str, key: str) -> Entry:
-        """One image. Raises StoreError where it is damaged or lacks an array."""
+        """One image. Raises StoreError where it is damaged, lacks an array, or has one of another shape."""
         stored = InFile(self._file, image_id).read()
-        name = self._config.features
-        missing = [need for need in (name, *self._needs) if need not in stored]
-        if missing:
-            raise StoreError(f"{self._file.filename}: image {guard.shown(image_id)} has no {', '.join(missing)}")
-        halved = self._config.dtype == "float16"
-        arrays: dict[str, NDArray[Any]] = {}
-        for array, values in stored.items():
-            is_features = array.startswith("features")
-            halve = halved and is_features and values.dtype != np.float16
-            arrays[array] = _plain(self.loss.halve(values, image_id) if halve else values)
-            if is_features and not halved and values.dtype == np.float16:
-                arrays[array] = _plain(values.astype(np.float32))  # exact
-        arrays["features"] = arrays[name]
-        return Entry(key, arrays, self._background)
+        wrong = [f"no {name}" for name in self._needs if name not in stored] or list(self._wrong_shapes(stored))
+        if wrong:
+            what = printable(", ".join(wrong))
+            raise StoreError(f"{self._file.filename}: image {guard.shown(image_id)} has {what}: this is another layout")
+        arrays = {name: _plain(self._in_type(name, values, image_id)) for name, values in stored.items()}
+        return Entry(key, {**arrays, "features": arrays[self._config.features]}, self._background)
+
+    def _in_type(self, name: str, values: NDArray[Any], image_id: str) -> NDArray[Any]:
+        """The array as it is to be written: features in the type asked for, everything else as it is."""
+        if not name.startswith("features"):
+            return values
+        if self._config.dtype == "float16" and values.dtype != np.float16:
+            return self.loss.halve(values, image_id)
+        return values.astype(self._config.dtype)
+
+    def _wrong_shapes(self, stored: Arrays) -> Iterator[str]:
+        """What does not fit together in one image, or to the image before it."""
+        features = stored[self._config.features]
+        rows = features.shape[:1]
+        fitting = {"boxes": (*rows, 4), "obj_id": rows, "obj_conf": rows, "img_w": (), "img_h": ()}
+        if "boxes" in stored:
+            for name in fitting.keys() & stored.keys():
+                if stored[name].shape != fitting[name]:
+                    yield f"{name} of shape {stored[name].shape} beside features of {features.shape}"
+            if "cls_prob" in stored and (stored["cls_prob"].ndim, stored["cls_prob"].shape[:1]) != (2, rows):
+                yield f"cls_prob of shape {stored['cls_prob'].shape} beside features of {features.shape}"
+        if features.ndim < 2 or features.shape[-1] != (self._dim or features.shape[-1]):
+            yield f"features of shape {features.shape}"
+        else:
+            self._dim = features.shape[-1]
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:

@@ -48,16 +48,20 @@ class Lmdb:
 
     def sync(self) -> None:
         with self._explained():
-            while True:
-                try:
-                    with self._env.begin(write=True) as transaction:
-                        for key, value in self._waiting:
-                            transaction.put(key, value)
-                    break
-                except self._lmdb.MapFullError:
-                    self._env.set_mapsize(2 * self._env.info()["map_size"])
+            while not self._committed():
+                self._env.set_mapsize(2 * self._env.info()["map_size"])
             self._env.sync(True)
         self._waiting.clear()
+
+    def _committed(self) -> bool:
+        """Whether the address space was large enough for what waits; all of it is in the file then."""
+        try:
+            with self._env.begin(write=True) as transaction:
+                for key, value in self._waiting:
+                    transaction.put(key, value)
+        except self._lmdb.MapFullError:
+            return False
+        return True
 
     def finish(self, pieces: Sequence[Piece]) -> None:
         self.put(KEYS, pickles.dumps([name.encode() for name, _, _ in pieces]))

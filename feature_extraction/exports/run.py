@@ -62,27 +62,27 @@ def export(config: ExportConfig, stopping: Stopping, tell: Callable[[int, int], 
     with store.open_features(config.source) as file:
         ids = _chosen(store.image_ids(file), config)
         names = keys.keys_of(ids, config.keys)
-        loss = Loss()
-        entries = Entries(file, config, loss)
+        entries = Entries(file, config)
         form = FORMS[config.format](config, entries.layout(ids[0]), names)
-        entries.require(form.needs)
+        entries.require(form.required())
         keys.refuse_unfit(names, form.why_unfit, config.format)
         settings = {**config.identity, "from": _stamp(config.source), "ids": _digest(ids)}
         if os.path.lexists(config.output):
             return _already(config, settings)
         with open_ledger(config.output, settings) as ledger:
-            loss.__dict__.update(ledger.tallies.get("loss", {}))
-            form.tally.update(ledger.tallies.get("form", {}))
+            if ledger.images:
+                entries.loss = Loss.of(ledger.tallies["loss"])
+                form.tally.update(ledger.tallies["form"])
             place = form.open_place(ledger.data)
             job = Job(config, form, entries, ledger, place, list(zip(ids, names, strict=True)))
             before = sum(size for _, size, _ in ledger.pieces)
             job.write(stopping, tell)
             job.verify()
             size = sum(size for _, size, _ in ledger.pieces)
-            notes = [*([str(loss)] if config.dtype == "float16" else []), *form.notes()]
+            notes = [*([str(entries.loss)] if config.dtype == "float16" else []), *form.notes()]
             record = {**settings, "images": len(ids), "bytes": size, "notes": notes, "made": store.provenance(file)}
             if config.dtype == "float16":
-                record["loss"] = loss.described()
+                record["loss"] = entries.loss.described()
             publish(ledger, config.output, record)
     return Exported(len(ids), size, time.monotonic() - started, size - before, notes)
 

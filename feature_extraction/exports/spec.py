@@ -99,4 +99,4 @@ def check(config: ExportConfig) -> None:
     if row.split != bool(config.split):
         raise UsageError(f"{config.format} " + ("needs --split NAME" if row.split else "has no --split"))
     if config.per_file != IMAGES_PER_FILE and not row.several:
-        raise UsageError(f"in {config.format} no file holds several images: no --per-file")
+        raise UsageError(f"in {config.format} no file holds several images: no --per_file")

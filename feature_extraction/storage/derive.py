@@ -27,7 +27,9 @@ from .source import Source
 from .stored import InFile
 
 DERIVED: Final = "derived"
-NOTES: Final = frozenset(("device_name", "numpy", "h5py", "source_revision", "images", "failed", DERIVED))
+NOTES: Final = frozenset(
+    ("device_name", "numpy", "h5py", "source_revision", "archive", "archive_version", "images", "failed", DERIVED)
+)
 """Attributes that may differ between files of one recipe."""
 WHICH: Final = ("dataset", "split")
 """Attributes that say which images, not how."""
@@ -182,7 +184,7 @@ def _refuse_other_recipe(
         if (name in WHICH and any_split) or name.startswith(LOSS):
             continue
         if made.get(name) != other.get(name):
-            way_out = "; if that is meant, --any-split" if name in WHICH else ""
+            way_out = "; if that is meant, --any_split" if name in WHICH else ""
             raise StoreError(
                 f"{first} and {path} are not of one recipe: {guard.shown(name)} is {made.get(name)!r} and "
                 f"{other.get(name)!r}{way_out}"
@@ -213,7 +215,7 @@ def _joined(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         found = list(dict.fromkeys(one[name] for one in made if name in one))
         if len(found) == 1:
             joined[name] = found[0]
-        elif name in (*WHICH, *NOTES):
+        elif name != DERIVED and all(isinstance(value, str) for value in found):
             joined[name] = " + ".join(map(str, found[:8])) + (" + ..." if len(found) > 8 else "")
     return {**joined, "failed": sum(int(one.get("failed") or 0) for one in made)}
 

@@ -180,9 +180,32 @@ compare() {
         fail "the image is not what it should be"
 }
 
+# The archive that clusters take, unpacked and run without a daemon, by another user where this folder can be read.
+in_charliecloud() {
+    local folder=$work/unpacked user=()
+    command -v ch-run >/dev/null || { say "no ch-run here: the archive is not run in Charliecloud" && return; }
+    say "$runtime: the archive, unpacked, in Charliecloud"
+    run "archive.$name" make --no-print-directory image-archive RUN=charliecloud CONTAINER="$runtime" TARGET=cpu \
+        IMAGE="$image" IMAGE_FILE="$work/flat.tar.gz"
+    rm -rf "$folder" "$work/charliecloud"
+    mkdir -p "$folder" "$work/charliecloud/VG"
+    tar -C "$folder" -xf "$work/flat.tar.gz"
+    mkdir -p "$folder/$(cut -d/ -f2 <<<"$work")" # the first folder of what is mounted
+    cp -r "$work/photographs/VG/images" "$work/charliecloud/VG/"
+    if [ "$(id -u)" = 0 ] && setpriv --reuid=4321 --clear-groups test -r "$work/checkpoint"; then
+        user=(setpriv --reuid=4321 --regid=4321 --clear-groups)
+        chown -R 4321:4321 "$work/charliecloud"
+    fi
+    run "charliecloud.$name" "${user[@]}" env USER=somebody PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m scripts.launch \
+        extract-vg-grid "${common[@]}" RUN=charliecloud IMAGE="$folder" GPUS=0 DATASETS="$work/charliecloud" "$one_thread"
+    "$python" -m scripts.dev.same_files "$work/one" "$work/charliecloud" || fail "Charliecloud makes another file"
+    rm -rf "$folder" "$work/flat.tar.gz"
+}
+
 for runtime in "${runtimes[@]}"; do
     name=$(basename "$runtime")
     build
     compare
+    in_charliecloud
     say "$runtime: passed, with $shown"
 done

@@ -82,7 +82,7 @@ def image_archive(here: Launcher) -> Command:
     if here.settings["RUN"] == "charliecloud":
         before = f"name=$({program} create {shlex.quote(image)}); trap '{program} rm \"$name\" >/dev/null' EXIT; "
         pack = f'{program} export "$name"'
-    line = f"set -eo pipefail; {before}{pack} | gzip > {part} && mv {part} {whole}"
+    line = f"set -eo pipefail; {before}{pack} | gzip --fast > {part} && mv {part} {whole}"
     return Command(argv=["bash", "-c", line], shell=line, says=f"{image} -> {path}")
 
 

@@ -210,18 +210,32 @@ class Launcher:
         return sorted(found)
 
     def verify(self) -> Job:
-        datasets, published = self.settings.datasets, self.settings.published
+        settings, datasets, flags = self.settings, self.settings.datasets, self.settings.words("VERIFY_FLAGS")
+        address = settings["PUBLISHED"] if settings["PUBLISHED"].startswith(("http://", "https://")) else ""
+        far = bool(address or settings["REMOTE"])
+        explains = any(word.partition("=")[0] == "--explain" for word in flags)
+        if far:
+            if settings["RUN"] == "container":
+                raise UsageError("published features behind an address: no container has a network; leave RUN out")
+            self.in_container = False
 
         def check() -> list[Path]:
             checks.require_folder(datasets, "make extract-all, or DATASETS=folder")
-            checks.require_folder(published, "make download-features, or PUBLISHED=folder")
-            return [*self.linked_features(), *links_out_of(published, (datasets, published), 3)]
+            linked = self.linked_features()
+            if explains:
+                checks.require_checkpoint(settings.checkpoint)
+                linked += links_out_of(settings.checkpoint, (), 1)
+            if not far:
+                checks.require_folder(settings.published, "make download-features, or PUBLISHED=folder, or REMOTE=1")
+                linked += links_out_of(settings.published, (datasets, settings.published), 3)
+            return linked
 
-        command = ["python", "-m", "scripts.verify", "--ours", str(datasets), "--published", str(published)]
+        place = ["--published", address or str(settings.published)] if address or not far else ["--remote"]
+        weights = ["--checkpoint_dir", str(settings.checkpoint)] if explains else []
         return Job(
             folder="",
-            command=[*command, *self.settings.words("VERIFY_FLAGS")],
-            reads=(datasets, published),
+            command=["python", "-m", "scripts.verify", "--ours", str(datasets), *place, *weights, *flags],
+            reads=(datasets, *([] if far else [settings.published]), *([settings.checkpoint] if explains else [])),
             check=check,
         )
 

@@ -35,7 +35,8 @@ RUNS: Final = ("container", "host", "apptainer", "charliecloud")
 SETTINGS: Final = (
     Setting("DATASETS", "folder of the images and features", "datasets"),
     Setting("CHECKPOINT", "folder of the detector's files", "feature_extraction/mask_rcnn_ckpt"),
-    Setting("PUBLISHED", "folder of the published features (DATASETS/published)"),
+    Setting("PUBLISHED", "folder of the published features, or their address (DATASETS/published)"),
+    Setting("REMOTE", "1: make verify reads the published features where they lie, nothing is downloaded", "", ("1",)),
     Setting("RUN", "where jobs run (the container, if its image is there)", choices=RUNS),
     Setting("TARGET", "which image (gpu, if there is one)", choices=("gpu", "cpu")),
     Setting("CONTAINER", "the container runtime: docker or podman, by name or path (the one that answers)"),

@@ -16,6 +16,7 @@ from feature_extraction.catalog import FeatureFile
 from feature_extraction.config import Boxes, Grid
 from feature_extraction.errors import KitError, StoreError
 from feature_extraction.storage import bounded
+from feature_extraction.storage.assemble import RATE
 from feature_extraction.storage.store import array_names, image_ids, open_features, provenance, report_path, work_dir
 
 HOSTILE: Final = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError, MemoryError)
@@ -46,7 +47,7 @@ class FeatureEntry:
     """Provenance; empty for the published files."""
     failures: list[dict[str, str]] = field(default_factory=list)
     rate: float | None = None
-    """Images per second of the run that made it, where that was recorded."""
+    """Images per second of the run that made it, where the report beside it says."""
 
     @property
     def whole(self) -> bool:
@@ -110,8 +111,6 @@ def _look_into(entry: FeatureEntry) -> None:
     except (KitError, *HOSTILE) as error:
         entry.state, entry.why, entry.ids = "damaged", one_line(error), []
     entry.failures, entry.rate = _report_beside(entry.path)
-    if entry.rate is None and isinstance(entry.made.get("images_per_second"), float):
-        entry.rate = entry.made["images_per_second"]
 
 
 def _spec_of(file: h5py.File, ids: list[str]) -> str:
@@ -124,7 +123,7 @@ def _report_beside(path: Path) -> tuple[list[dict[str, str]], float | None]:
     try:
         told = bounded.read_json(report)
         failures = [{key: str(f.get(key, "")) for key in ("id", "path", "reason")} for f in told.get("failed", [])]
-        rate = told.get("images_per_second")
+        rate = told.get(RATE)
     except FileNotFoundError:
         return [], None
     except HOSTILE as error:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from feature_extraction.config import Boxes, Grid
-from feature_extraction.drawing import edges_of, ink_on, names_in, read_names, word_colour
+from feature_extraction.drawing import edges_of, ink_on, names_in, plates_of, read_names, word_colour
 from feature_extraction.errors import UsageError
 from feature_extraction.names import printable
 from feature_extraction.places import checkpoint_folders
@@ -34,6 +34,10 @@ from .words import Postings, Vocabulary, chosen, vocabularies_in
 
 FAILURES: Final = 24
 """Failures of a file that are shown with a thumbnail; their number and the list's place are told of the others."""
+LABELS: Final = 6
+"""The best boxes of an image whose labels are written into it, where they do not cover each other."""
+LETTER: Final = 0.66
+"""Width of a letter, in parts of its height: a little more than those of the fonts of browsers."""
 HERE: Final = Path(__file__).parent
 ABSENT_SIZE: Final = (640, 480)
 """(W, H) of an image that is nowhere, where no box file says more."""
@@ -170,10 +174,11 @@ class _View:
             )
         w, h = size if all(size) else ABSENT_SIZE
         sprite = "" if picture.image is None else self.sprites.add(card.photograph, picture.image)
-        marks = card.marks((w, h), self._names)
+        marks, text = card.marks((w, h), self._names), min(w, h) / 20
+        labels = plates_of(marks[:LABELS], (w, h), lambda label: (len(label) * text * LETTER, text * 1.25))
         return {
             "card": card, "w": w, "h": h, "sprite": sprite, "why": picture.why, "marks": marks,
-            "line": max(1.0, min(w, h) / 300), "text": min(w, h) / 20,
+            "line": max(1.0, min(w, h) / 300), "text": text, "labels": labels,
             "words": self._cells(card, w, h), "edges": [] if card.words is None else self._edges(card, w, h),
             "similar": [(s, self.small(s.photograph)) for s in card.similar],
             "remarks": card.remarks,
@@ -279,7 +284,7 @@ def _bytes(size: int) -> str:
 
 
 def _percent(part: float) -> str:
-    return f"{part:.3%}" if part < 0.01 else f"{part:.1%}"
+    return f"{100 * part:.2g}%" if part < 0.01 else f"{part:.1%}"
 
 
 def _short(text: Any, limit: int = 300) -> str:

@@ -88,7 +88,7 @@ class Plots:
     def heat_map(self, values: NDArray[Any], title: str) -> Markup:
         """A value of each cell of the grid."""
         with mpl.rc_context(SETTINGS):
-            figure = Figure(figsize=(3.2, SIZE[1]))
+            figure = Figure(figsize=SIZE, layout="constrained")
             axes = figure.subplots()
             bar = figure.colorbar(axes.imshow(values, cmap="viridis"))
             bar.outline.set_visible(False)
@@ -103,7 +103,7 @@ class Plots:
         for axes in figure.axes:
             axes.patch.set_visible(False)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         text = buffer.getvalue()
         text = text[text.index("<svg") :]
         text = re.sub(
@@ -124,7 +124,7 @@ class Plots:
 
 
 def _figure(below: str, left: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=SIZE)
+    figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel(below)
     axes.set_ylabel(left)

@@ -21,7 +21,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import h5py
 
 from feature_extraction import catalog
 from feature_extraction.arguments import Parser, positive
@@ -38,6 +40,9 @@ from .files import ERRORS, Pair, compare_files, opened, pairs, told
 from .remote import is_url
 from .report import Result, json_of, text_of
 from .verdict import Verdict, judge
+
+if TYPE_CHECKING:  # it needs torch
+    from .explain import Explanation
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 FLAGS: Final = {
@@ -67,17 +72,24 @@ def verify(pair: Pair, options: Options) -> Result:
     try:
         with store.open_features(pair.ours) as ours, opened(pair.published) as theirs:
             found = compare_files(ours, theirs, options.sample, options.tolerance)
-            explanation = None
-            if options.explain and found.differing:
-                from .recompute import recompute  # it imports torch
-
-                explanation = recompute(
-                    ours, theirs.file, found, options.images, options.checkpoint_dir, options.device
-                )
+            explanation = explained(ours, theirs.file, found, options)
             return Result(pair, found, judge(found, explanation, options.tolerance), explanation, theirs.traffic)
     except (KitError, *ERRORS) as error:
         reason = told(error)
         return Result(pair, Findings(), Verdict(False, f"Not compared: {reason}", problems=(reason,)), error=reason)
+
+
+def explained(ours: h5py.File, theirs: h5py.File, found: Findings, options: Options) -> Explanation | None:
+    """What recomputing says; None where nothing differs, it is not wanted, or it cannot be done, which is said."""
+    if not options.explain or not found.differing:
+        return None
+    from .recompute import recompute  # it imports torch
+
+    try:
+        return recompute(ours, theirs, found, options.images, options.checkpoint_dir, options.device)
+    except KitError as error:
+        print(f"verify: nothing is recomputed: {printable(str(error))}", file=sys.stderr)
+        return None
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -51,8 +51,8 @@ class Evidence:
     """Of boxes: width and height of the image, ours, published."""
     paired: float | None = None
     """Of boxes: share with a partner at the same place, of whatever class."""
-    clipped: bool | None = None
-    """Of boxes: whether ours reach beyond the image and the published ones do not, and are the same but for that."""
+    beyond: tuple[int, int] = (0, 0)
+    """Of boxes: how many reach beyond the image, ours, published."""
     suppressed: bool = False
     """Of boxes: whether most are the same to float32 rounding, and others of the middle of the list have no partner."""
     ours: Floats = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
@@ -177,7 +177,8 @@ def _of_boxes(found: Arrays, expected: Arrays) -> dict[str, Any]:
     shown: dict[str, Any] = {"paired": len(pairs.found) / max(1, len(expected["boxes"]))}
     if {"img_w", "img_h"} <= set(found) & set(expected):
         shown["sizes"] = tuple(int(arrays[name]) for arrays in (found, expected) for name in ("img_w", "img_h"))
-        shown["clipped"] = _is_clipped(found, expected, pairs.found, pairs.expected)
+        ends = np.array([int(expected["img_w"]), int(expected["img_h"])] * 2, np.float64)
+        shown["beyond"] = tuple(_beyond(arrays, ends) for arrays in (found, expected))
     if len(pairs.found) >= 3:
         ours, theirs = found["features"][pairs.found], expected["features"][pairs.expected]
         shown["correlation"] = correlation(centred(ours), centred(theirs))
@@ -185,15 +186,9 @@ def _of_boxes(found: Arrays, expected: Arrays) -> dict[str, Any]:
     return shown
 
 
-def _is_clipped(found: Arrays, expected: Arrays, mine: NDArray[np.intp], theirs: NDArray[np.intp]) -> bool:
-    ends = np.array([int(expected["img_w"]), int(expected["img_h"])] * 2, np.float64)
-    if expected["boxes"].size == 0 or (expected["boxes"] > ends + 1e-3).any():
-        return False
-    ours, published = (np.asarray(a["boxes"][rows], np.float64) for a, rows in ((found, mine), (expected, theirs)))
-    beyond = ours > ends + 1e-3
-    bound = LADDER[Level.ROUNDING].boxes
-    inside = np.abs(np.where(beyond, 0, ours - published)).max(initial=0.0) <= 1 + bound  # one pixel: at W - 1
-    return bool(beyond.any() and inside)
+def _beyond(arrays: Arrays, ends: NDArray[np.float64]) -> int:
+    """How many boxes reach beyond their image: into its padding."""
+    return int((arrays["boxes"] > ends + 1e-3).any(1).sum())
 
 
 def _lacks_some(found: Arrays, expected: Arrays) -> bool:

@@ -51,43 +51,54 @@ class Hypothesis:
 OURS: Final = Hypothesis(None, "as the scripts were published")
 
 
-def _inputs() -> Iterator[Hypothesis]:
+def _pixels() -> Iterator[Hypothesis]:
+    yield Hypothesis(Cause.EXIF, "turned", decode=inputs.turned, concerns=inputs.is_turned)
     for cause, changes in ((Cause.RGB, inputs.COLOURS), (Cause.SCALE, inputs.SCALES)):
         for says, change in changes.items():
             yield Hypothesis(cause, says, prepare=inputs.recoloured(change))
-    for says, by in inputs.INTERPOLATIONS.items():
-        yield Hypothesis(Cause.RESIZE, says, prepare=inputs.resized(inputs.content_size, by))
-    for says, size in inputs.SIZES.items():
-        yield Hypothesis(Cause.RESIZE, says, prepare=inputs.resized(size, inputs.LINEAR), kinds=(Grid,))
-    yield Hypothesis(Cause.RESIZE, "sides floored to multiples of 32, as for the grid",
-                     prepare=inputs.resized(inputs.floored, inputs.LINEAR), kinds=(Boxes,))  # fmt: skip
-    yield Hypothesis(Cause.RESIZE, "resized to the rounded sides, not by the factor",
-                     prepare=inputs.resized(inputs.unfloored, inputs.LINEAR), kinds=(Boxes,))  # fmt: skip
 
 
-def _runs() -> Iterator[Hypothesis]:
+def _layers_and_boxes() -> Iterator[Hypothesis]:
     yield Hypothesis(Cause.FC7, "fc7", run=runs.fc7)
     yield Hypothesis(Cause.NMS, "IoU >= threshold in both suppressions", run=runs.inclusive_nms, kinds=(Boxes,))
     yield Hypothesis(Cause.CLIP, "proposals clipped to the resized image", run=runs.clipped_proposals, kinds=(Boxes,))
     for says, last in (("width and height", 0), ("width - 1 and height - 1", 1)):
         run = runs.clipped_boxes(last)
         yield Hypothesis(Cause.CLIP, f"stored boxes clipped to {says}", run=run, kinds=(Boxes,))
+
+
+def _sizes() -> Iterator[Hypothesis]:
+    for says, size in inputs.SIZES.items():
+        prepare = inputs.resized(inputs.LINEAR, size)
+        yield Hypothesis(Cause.RESIZE, f"sides {says}", prepare=prepare, kinds=(Grid,))
+    for says, size in (("floored to multiples of 32, as for the grid", inputs.floored), ("rounded", inputs.unfloored)):
+        prepare = inputs.resized(inputs.LINEAR, size)
+        yield Hypothesis(Cause.RESIZE, f"sides {says}, not scaled by the factor", prepare=prepare, kinds=(Boxes,))
+    for says, by in inputs.INTERPOLATIONS.items():
+        yield Hypothesis(Cause.RESIZE, says, prepare=inputs.resized(by))
+
+
+def _decoders() -> Iterator[Hypothesis]:
+    for says, decode in (("repeated", inputs.plain_chroma), ("enlarged as libjpeg 7 to 9 do", inputs.smooth_chroma)):
+        yield Hypothesis(Cause.DECODER, f"JPEG colours {says}", decode=decode, concerns=inputs.has_small_chroma)
+    says = "odd modes as numpy.array(PIL.Image) gives them (--decode as_published)"
+    yield Hypothesis(Cause.DECODER, says, decode=inputs.as_published, concerns=inputs.has_odd_mode)
+
+
+def _precisions() -> Iterator[Hypothesis]:
     yield Hypothesis(Cause.PRECISION, "TF32", run=runs.tf32)
     yield Hypothesis(Cause.PRECISION, "bfloat16", precision="bfloat16")
     yield Hypothesis(Cause.PRECISION, "float16", precision="float16")
 
 
-def _decoders() -> Iterator[Hypothesis]:
-    yield Hypothesis(Cause.EXIF, "turned", decode=inputs.turned, concerns=inputs.is_turned)
-    for says, decode in (("repeated", inputs.plain_chroma), ("enlarged as libjpeg 7 to 9 do", inputs.smooth_chroma)):
-        yield Hypothesis(Cause.DECODER, f"JPEG colours {says}", decode=decode, concerns=inputs.has_small_chroma)
-    yield Hypothesis(Cause.DECODER, "odd modes as numpy.array(PIL.Image) gives them (--decode as_published)",
-                     decode=inputs.as_published, concerns=inputs.has_odd_mode)  # fmt: skip
-
-
-TABLE: Final = (*_inputs(), *_runs(), *_decoders())
 NEIGHBOURS: Final = (2, 4, 8, 16)
 """Batch sizes whose padding is tried."""
+
+
+def table(own: Size, sizes: Iterable[Size]) -> tuple[Hypothesis, ...]:
+    """All hypotheses of one image, in the order in which they are tried; ``own`` and ``sizes`` as for ``batches``."""
+    before = (*_pixels(), *_layers_and_boxes(), *_sizes())
+    return (*before, *batches(own, sizes), *_decoders(), *_precisions())
 
 
 def batches(own: Size, sizes: Iterable[Size]) -> list[Hypothesis]:

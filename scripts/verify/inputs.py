@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -87,24 +87,39 @@ SCALES: Final[dict[str, Recolour]] = {
 # --- sizes -----------------------------------------------------------------------------------------------------
 
 
-def by_cv2(rgb: Pixels, size: tuple[int, int], *, interpolation: int) -> Floats:
-    bgr = np.ascontiguousarray(rgb[..., ::-1]).astype(np.float32) - MEAN
-    return np.asarray(cv2.resize(bgr, size[::-1], interpolation=interpolation), np.float32)  # (W, H)
+@dataclass(frozen=True)
+class Goal:
+    """What an image is resized to."""
+
+    size: tuple[int, int]
+    """(H, W)"""
+    scale: float | None = None
+    """OpenCV samples by this factor, not by the ratio of the sizes, where it is given."""
 
 
-def by_bytes(rgb: Pixels, size: tuple[int, int]) -> Floats:
+def by_opencv(pixels: npt.NDArray[Any], goal: Goal, interpolation: int) -> Floats:
+    if goal.scale is not None:
+        scale = goal.scale
+        return np.asarray(cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=interpolation), np.float32)
+    return np.asarray(cv2.resize(pixels, goal.size[::-1], interpolation=interpolation), np.float32)  # (W, H)
+
+
+def by_cv2(rgb: Pixels, goal: Goal, *, interpolation: int) -> Floats:
+    return by_opencv(np.ascontiguousarray(rgb[..., ::-1]).astype(np.float32) - MEAN, goal, interpolation)
+
+
+def by_bytes(rgb: Pixels, goal: Goal) -> Floats:
     """OpenCV's INTER_LINEAR on 8-bit pixels, the mean subtracted afterwards."""
-    bgr = np.ascontiguousarray(rgb[..., ::-1]).astype(np.uint8)
-    return np.asarray(cv2.resize(bgr, size[::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32) - MEAN)  # (W, H)
+    return by_opencv(np.ascontiguousarray(rgb[..., ::-1]).astype(np.uint8), goal, cv2.INTER_LINEAR) - MEAN
 
 
-def by_pillow(rgb: Pixels, size: tuple[int, int]) -> Floats:
+def by_pillow(rgb: Pixels, goal: Goal) -> Floats:
     """Pillow's bilinear, which averages where it shrinks."""
-    picture = Image.fromarray(rgb.astype(np.uint8)).resize(size[::-1], Image.Resampling.BILINEAR)  # (W, H)
+    picture = Image.fromarray(rgb.astype(np.uint8)).resize(goal.size[::-1], Image.Resampling.BILINEAR)  # (W, H)
     return np.asarray(picture, np.float32)[..., ::-1] - MEAN
 
 
-Resize = Callable[[Pixels, tuple[int, int]], Floats]
+Resize = Callable[[Pixels, Goal], Floats]
 LINEAR: Final[Resize] = partial(by_cv2, interpolation=cv2.INTER_LINEAR)
 INTERPOLATIONS: Final[dict[str, Resize]] = {
     "bicubic interpolation": partial(by_cv2, interpolation=cv2.INTER_CUBIC),
@@ -133,13 +148,17 @@ def nearest_multiple(spec: Spec, height: int, width: int) -> tuple[int, int]:
     return rows, columns
 
 
-def resized(size: Size, by: Resize) -> Prepare:
-    """Resized to ``size``, zeros right and below to multiples of 32."""
+def resized(by: Resize, size: Size | None = None) -> Prepare:
+    """Resized to ``size``, else as the kind of features has it; zeros right and below to multiples of 32."""
 
     def prepare(spec: Spec, rgb: Pixels) -> NetworkInput:
-        height, width = rgb.shape[:2]
-        pixels = by(rgb, size(spec, height, width))
-        return NetworkInput(padded(pixels, pixels.shape[0], pixels.shape[1]), as_ours(spec, rgb).scale, height, width)
+        image, (height, width) = as_ours(spec, rgb), rgb.shape[:2]
+        if size is None:
+            goal = Goal(content_size(spec, height, width), image.scale if isinstance(spec, Boxes) else None)
+        else:
+            goal = Goal(size(spec, height, width))
+        pixels = by(rgb, goal)
+        return replace(image, pixels=padded(pixels, *pixels.shape[:2]))
 
     return prepare
 
@@ -153,9 +172,9 @@ def padded(pixels: Floats, height: int, width: int) -> Floats:
 
 
 SIZES: Final[dict[str, Size]] = {
-    "sides not floored to multiples of 32, padded instead": unfloored,
-    "sides rounded up to multiples of 32": upwards,
-    "sides rounded to the nearest multiple of 32": nearest_multiple,
+    "not floored to multiples of 32, padded instead": unfloored,
+    "rounded up to multiples of 32": upwards,
+    "rounded to the nearest multiple of 32": nearest_multiple,
 }
 
 # --- decoders --------------------------------------------------------------------------------------------------

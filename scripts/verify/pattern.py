@@ -22,12 +22,15 @@ from .evidence import Evidence, Findings
 MOST: Final = 0.9
 """Share of the images that have to show a trace: a near-tie or an odd file may hide it in single ones."""
 SAME_PICTURE: Final = 0.3
-"""Correlation above which two grids, or boxes of one place, show the same picture: on synthetic weights other pictures
-have up to 0.25, the same one in other colours 0.35 and more."""
+"""Correlation above which two grids, or boxes of one place, show the same picture."""
 SAME_CHANNELS: Final = 0.5
-"""Correlation of the channels' means above which checkpoint and layer are the same: 0.85 and more for other pictures or
-colours, under 0.3 for other seeds or fc7."""
+"""Correlation of the channels' means above which checkpoint, layer and colours are the same. On synthetic weights other
+seeds and fc7 have -0.2 to 0.0, RGB for BGR -0.2 to 0.2, another scale 0.4."""
+SEVERAL: Final = 5
+"""Boxes that reach into the padding: one or two may fail to by chance."""
 SAME_MARKS: Final = 1e-3
+MOST_LOOKED_UP: Final = 200
+"""Images that are looked for under other ids, the worst first: each is held against all."""
 EDGE: Final = 2.0
 """Difference in the last row and column over that elsewhere, from which padding is the cause: zeros beside the image
 reach as far as the detector sees."""
@@ -65,20 +68,21 @@ def _middle(values: Iterable[float | None]) -> float | None:
 def _under_another_id(found: Findings) -> str | None:
     """Published features that ours has, under another id."""
     marks = np.array([e.ours for e in found.evidence])
-    for evidence in found.differing:
+    ids = np.array([e.id for e in found.evidence], object)
+    for evidence in found.worst_first[:MOST_LOOKED_UP]:
         theirs = evidence.published
-        near = np.abs(marks - theirs).max(1) <= SAME_MARKS * max(float(np.abs(theirs).max()), 1e-30)
-        for index in np.flatnonzero(near).tolist():
-            if found.evidence[index].id != evidence.id:
-                return f"{printable(evidence.id)} holds what ours holds under {printable(found.evidence[index].id)}"
+        near = ids[np.abs(marks - theirs).max(1) <= SAME_MARKS * float(np.abs(theirs).max())]
+        if theirs.any() and len(near) and evidence.id not in near:
+            return f"{printable(evidence.id)} holds what ours holds under {printable(near[0])}"
     return None
 
 
 def _exchanged_sides(found: Findings) -> str | None:
-    turned = [e for e in found.differing if e.sizes and e.sizes[:2] == e.sizes[:1:-1] and e.sizes[0] != e.sizes[1]]
-    if len(turned) < MOST * sum(1 for e in found.differing if e.sizes is None or e.sizes[0] != e.sizes[1]):
+    other = [e for e in found.differing if e.sizes is not None and e.sizes[:2] != e.sizes[2:]]
+    turned = [e for e in other if e.sizes is not None and e.sizes[:2] == e.sizes[:1:-1]]
+    if not turned or len(turned) < MOST * len(other):
         return None
-    return f"{printable(turned[0].id)} has width and height exchanged" if turned else None
+    return f"{printable(turned[0].id)} has width and height exchanged"
 
 
 def _turned_grids(found: Findings) -> str | None:
@@ -99,7 +103,9 @@ def _other_sides(found: Findings) -> str | None:
 
 
 def _clipped(found: Findings) -> str | None:
-    return "none reaches beyond its image, ours do" if _share(found, lambda e: e.clipped) >= MOST else None
+    ours, theirs = (sum(e.beyond[of] for e in found.differing) for of in (0, 1))
+    reach = f"none reaches beyond its image, {ours} of ours do where they differ"
+    return reach if ours >= SEVERAL and theirs == 0 else None
 
 
 def _same_boxes_other_features(found: Findings) -> str | None:
@@ -123,10 +129,6 @@ def _other_channels(found: Findings) -> str | None:
     return f"the channels' means have a correlation of {profile:.2f} with ours: they mean something else"
 
 
-def _other_channels_of_grids(found: Findings) -> str | None:
-    return None if found.boxes else _other_channels(found)
-
-
 def _single_other_pictures(found: Findings) -> str | None:
     def other(e: Evidence) -> bool:
         return e.level == Level.DIFFERENT and (e.correlation or 0) < SAME_PICTURE
@@ -137,10 +139,11 @@ def _single_other_pictures(found: Findings) -> str | None:
 
 
 def _only_jpeg(found: Findings) -> str | None:
-    if not all(e.jpeg and e.level < Level.DIFFERENT for e in found.differing):
-        return None
     others = [e for e in found.evidence if e.jpeg is False]
-    return "JPEG files differ a little, others do not" if others else None
+    same_picture = (_middle(e.correlation for e in found.differing) or 0.0) >= SAME_PICTURE
+    if not others or any(e.differs for e in others) or not same_picture:
+        return None
+    return "JPEG files differ, others do not" if all(e.jpeg for e in found.differing) else None
 
 
 def _a_little(found: Findings) -> str | None:
@@ -163,10 +166,9 @@ RULES: Final[tuple[tuple[Rule, tuple[Cause, ...]], ...]] = (
     (_clipped, (Cause.CLIP,)),
     (_same_boxes_other_features, (Cause.FC7,)),
     (_some_boxes_lacking, (Cause.NMS,)),
-    (_single_other_pictures, (Cause.OTHER_IMAGE,)),
-    (_other_channels_of_grids, (Cause.CHECKPOINT, Cause.FC7)),
-    (_other_channels, (Cause.CHECKPOINT,)),
+    (_single_other_pictures, (Cause.OTHER_IMAGE, Cause.EXIF)),
     (_right_and_below, (Cause.PADDING,)),
     (_only_jpeg, (Cause.DECODER,)),
+    (_other_channels, (Cause.CHECKPOINT, Cause.FC7, Cause.RGB, Cause.SCALE)),
     (_a_little, (Cause.PRECISION, Cause.DECODER, Cause.SCALE, Cause.RESIZE)),
 )

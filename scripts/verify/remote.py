@@ -150,8 +150,19 @@ class RemoteFile(io.RawIOBase):
         starts = [min(offset, end) for (offset, _), end in zip(pieces, ends, strict=True)]
         if len(pieces) == 1:
             return [self._remembered(starts[0], ends[0] - starts[0])]
-        urls = [self._url] * len(pieces)
-        return self._tried(lambda: self._system.cat_ranges(urls, starts, ends, on_error="raise"))
+        found: dict[int, bytes] = {}
+
+        def ask() -> None:
+            left = [number for number in range(len(pieces)) if number not in found]
+            where = [[self._url] * len(left), [starts[n] for n in left], [ends[n] for n in left]]
+            answers = dict(zip(left, self._system.cat_ranges(*where, on_error="return"), strict=True))
+            found.update((n, answer) for n, answer in answers.items() if isinstance(answer, bytes))
+            failed = [answer for answer in answers.values() if not isinstance(answer, bytes)]
+            for answer in sorted(failed, key=lambda a: not isinstance(a, DownloadError)):
+                raise answer
+
+        self._tried(ask)
+        return [found[number] for number in range(len(pieces))]
 
     def _read(self, offset: int, size: int) -> bytes:
         def read() -> bytes:

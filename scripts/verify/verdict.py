@@ -9,7 +9,7 @@ from feature_extraction.compare import Level, Tolerance, out_of_tolerance
 
 from .causes import Cause
 from .evidence import Findings
-from .pattern import SAME_CHANNELS, SAME_PICTURE, Suspicion, suspect
+from .pattern import Suspicion, suspect
 
 if TYPE_CHECKING:  # it needs torch
     from .explain import Explanation, Tried
@@ -79,13 +79,12 @@ def _explained(found: Findings, suspicion: Suspicion, explanation: Explanation) 
 
 
 def _by_exclusion(found: Findings, suspicion: Suspicion) -> Cause | None:
-    """What recomputing cannot show: other weights, other images."""
-    if suspicion.causes in ((Cause.OTHER_IMAGE,), (Cause.CHECKPOINT,)):
+    """What recomputing cannot show: other weights, other images; and what the files show by themselves."""
+    if len(suspicion.causes) == 1:
         return suspicion.causes[0]
-    if found.profile is not None and found.profile < SAME_CHANNELS:
-        return Cause.CHECKPOINT
-    others = sum((e.correlation or 0) < SAME_PICTURE for e in found.differing)
-    return Cause.OTHER_IMAGE if others > len(found.differing) / 2 else None
+    if Cause.CHECKPOINT in suspicion.causes or Cause.OTHER_IMAGE in suspicion.causes:
+        return suspicion.causes[0]  # the others of that rule would have been explained
+    return None
 
 
 def _leaves(best: Tried, explanation: Explanation) -> str:

@@ -1,8 +1,8 @@
 """Box files with boxes clipped to the image, for readers that refuse a box beyond it.
 
 A region proposal may reach into the padding right of the image and below it, up to 2 % of its side. Shapes and frame as
-in ``storage.store``: boxes float32 (N, 4), x1, y1, x2, y2 in pixels of the original image; clipped, 0 <= x <= W and
-0 <= y <= H. Features, classes and sizes stay, bit for bit.
+in ``storage.store``: boxes float32 (N, 4), x1, y1, x2, y2 in pixels of the original image; clipped as extraction with
+``Boxes(clip=True)`` stores them, 0 <= x <= W - 1, 0 <= y <= H - 1. Features, classes and sizes stay, bit for bit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Any, Final
 
 import h5py
 import numpy as np
+import torch
 
+from feature_extraction.detector import boxes as box_ops
 from feature_extraction.errors import StoreError
 from feature_extraction.progress import Progress
 from feature_extraction.storage import files, store
@@ -94,8 +96,8 @@ def clipped(arrays: Arrays, name: str) -> Arrays:
         raise StoreError(
             f"{name} has no boxes, or not the image's size: expected a box file, as extract-...-boxes makes"
         )
-    limits = np.array([width, height, width, height], boxes.dtype)
-    return {**arrays, "boxes": np.clip(boxes, np.zeros_like(limits), limits)}
+    inside = box_ops.clip(torch.from_numpy(np.asarray(boxes)), (int(height), int(width)))
+    return {**arrays, "boxes": inside.numpy()}
 
 
 def _common(attributes: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def _look_at(row: Row, path: Path, roots: Roots) -> Found:
 
 
 def _look_at_clipped(row: Row, how: Clipped, path: Path, roots: Roots) -> Found:
-    from .clip import is_outdated  # it imports h5py
+    from .clip import is_outdated  # it imports torch
 
     parts = {name: part for name, part in _parts(how, roots).items() if part.exists()}
     if parts and is_outdated(path, parts):
@@ -199,7 +199,7 @@ def _copy(path: Path, source: Path, name: str) -> str:
 
 
 def _clip(path: Path, how: Clipped, parts: Mapping[str, Path]) -> str:
-    from .clip import clip  # it imports h5py
+    from .clip import clip  # it imports torch
 
     sources = {name: part for name, part in parts.items() if name != how.only}
     only = {name: part for name, part in parts.items() if name == how.only}

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from feature_extraction.compare import (
     BATCHED,
+    LADDER,
     PUBLISHED,
     SAME_NETWORK,
     Arrays,
     Difference,
+    Level,
     Tolerance,
     compare_matched,
     compare_rows,
+    level_of,
+    match_boxes,
     out_of_tolerance,
+    overlap,
     problems_of_form,
     quantiles,
     relative,
@@ -136,3 +142,69 @@ def test_the_bounds_of_the_golden_outputs() -> None:
     """tests/data/README.md: boxes 1e-2 pixel, features 2e-4 of the largest, the same classes."""
     assert Tolerance(features=2e-4, boxes=1e-2, classes=0, matched=1.0, quantile=1.0) == SAME_NETWORK
     assert BATCHED.features < SAME_NETWORK.features < PUBLISHED.features
+
+
+# --- the ladder -----------------------------------------------------------------------------------------
+
+
+def test_overlap_is_that_of_pixels() -> None:
+    a = np.array([[0, 0, 2, 2], [5, 5, 5, 5], [3, 3, 1, 1]], np.float32)
+    b = np.array([[0, 0, 2, 2], [1, 0, 3, 2], [5, 5, 5, 5], [np.nan, 0, 1, 1]], np.float32)
+    expected = [[1, 1 / 2, 0, 0], [0, 0, 1, 0], [2 / 7, 1 / 2, 0, 0]]
+    assert overlap(a, b) == pytest.approx(np.array(expected)), "corners in any order, one point, no number"
+
+
+def test_a_box_is_matched_once_and_by_the_largest_overlap() -> None:
+    """Two of ours overlap the expected one: the nearer of them has it, the other none."""
+    expected: Arrays = {"boxes": np.array([[0, 0, 10, 10]], np.float32), "obj_id": np.array([7])}
+    found: Arrays = {"boxes": np.array([[0, 0, 10, 12], [0, 0, 10, 11]], np.float32), "obj_id": np.array([7, 7])}
+    pairs = match_boxes(found, expected)
+    assert (pairs.found.tolist(), pairs.expected.tolist(), pairs.apart.tolist()) == ([1], [0], [1.0])
+    other_class = match_boxes({**found, "obj_id": np.array([7, 8])}, expected)
+    assert other_class.found.tolist() == [0], "its own class before a larger overlap"
+
+
+def test_a_box_without_width_is_found_again() -> None:
+    """Proposals are clipped: one may be all edge."""
+    expected: Arrays = {"boxes": np.array([[599, 10, 599, 80]], np.float32), "obj_id": np.array([7])}
+    found = {**expected, "boxes": expected["boxes"] + np.float32(1e-4)}
+    assert match_boxes(found, expected).found.tolist() == [0]
+
+
+RUNGS = [
+    (0, 0, Level.EQUAL), (1e-4, 0, Level.ROUNDING), (1e-4, 5e-3, Level.ROUNDING), (3e-3, 0, Level.TF32),
+    (1e-4, 0.5, Level.TF32), (0.1, 0, Level.DECODER), (1e-4, 1.9, Level.DECODER), (0.5, 0, Level.DIFFERENT),
+    (0, 5, Level.DIFFERENT), (np.nan, 0, Level.DIFFERENT), (0, np.nan, Level.DIFFERENT),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("features", "pixels", "level"), RUNGS)
+def test_the_rungs(features: float, pixels: float, level: Level) -> None:
+    expected = boxes()
+    corners = np.sort(expected["boxes"].reshape(36, 2, 2), 1)
+    corners[:, 1] += 60
+    expected["boxes"] = corners.reshape(36, 4)
+    found = {
+        **expected,
+        "features": expected["features"] + np.float32(features),
+        "boxes": expected["boxes"] + np.float32(pixels),
+    }
+    assert level_of(found, expected) is level
+    assert str(level) in ("equal", "float32 rounding", "TF32", "other decoder", "different")
+
+
+def test_a_rung_holds_all_that_is_nearer() -> None:
+    rungs = list(LADDER.values())
+    for nearer, farther in pairwise(rungs):
+        assert nearer.features < farther.features
+        assert nearer.boxes < farther.boxes
+        assert nearer.matched > farther.matched
+    assert rungs[0] is SAME_NETWORK
+
+
+def test_one_other_box_is_a_tie_at_the_end_of_the_list_only() -> None:
+    for row, matched in ((35, 1.0), (34, 1.0), (33, 35 / 36), (0, 35 / 36)):
+        found = boxes()
+        found["obj_id"] = found["obj_id"].copy()
+        found["obj_id"][row] = 1599
+        assert compare_matched(found, boxes(), 1.0).matched == pytest.approx(matched), row

@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from feature_extraction import drawing
-from feature_extraction.drawing import PALETTE, draw, draw_words, edges_of, grid_of, ink_on, marks_of, read_names
+from feature_extraction.drawing import (
+    PALETTE,
+    draw,
+    draw_words,
+    edges_of,
+    grid_of,
+    ink_on,
+    marks_of,
+    plates_of,
+    read_names,
+)
 from feature_extraction.errors import ImageError, UsageError
 
 GRAY = np.full((100, 200, 3), 128, np.uint8)
@@ -121,6 +131,15 @@ def test_labels_stay_inside_the_picture() -> None:
     assert picture.size == (200, 100)
     tiny = draw(np.zeros((4, 3, 3), np.uint8), [[0, 0, 3, 4]], ("name",), obj_id=[0])
     assert tiny.size == (3, 4)
+
+
+def test_a_label_covers_no_better_one() -> None:
+    boxes = [[10, 40, 90, 90], [20, 42, 95, 95], [10, 70, 40, 90], [190, 0, 200, 9]]
+    marks = marks_of(boxes, (200, 100), ["thing"], obj_id=[0, 0, 0, 0])
+    placed = plates_of(marks, (200, 100), lambda text: (10 * len(text), 12))
+    assert [mark.rank for mark, _ in placed] == [0, 2, 3]
+    assert [plate for _, plate in placed] == [(10, 28, 50, 12), (10, 58, 50, 12), (150, 0, 50, 12)]
+    assert plates_of(marks_of(boxes, (200, 100)), (200, 100), lambda text: (5, 12)) == []  # no class, no label
 
 
 @pytest.mark.parametrize("boxes", [[1, 2, 3, 4], [[1, 2, 3]], [[1, 2, np.nan, 4]], [[1, 2, np.inf, 4]]], ids=repr)

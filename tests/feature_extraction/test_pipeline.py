@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -171,6 +172,17 @@ def test_synthetic_weights_are_marked_in_the_run_the_file_and_the_report(run: Ru
     with open_features(run.output) as file:
         assert bool(provenance(file)["synthetic_weights"]) is True
     assert '"synthetic_weights": true' in run.output.with_name("f.report.json").read_text()
+
+
+def test_the_report_says_how_fast_it_was_made_and_goes_on_saying_so(run: Run) -> None:
+    def rate() -> float:
+        return json.loads(run.output.with_name("f.report.json").read_text())["images_per_second"]
+
+    run()
+    first = rate()
+    assert first > 0
+    run()  # nothing to do
+    assert rate() == first
 
 
 def test_stopped_before_the_end_it_goes_on_where_it_was(run: Run) -> None:

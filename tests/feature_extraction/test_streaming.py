@@ -93,8 +93,9 @@ def test_an_error_stands_in_its_place(extractor: FeatureExtractor, tmp_path: Pat
 def test_an_error_is_raised_where_its_image_is_reached(extractor: FeatureExtractor, tmp_path: Path) -> None:
     stream = extractor.iter_grid([plain(0), plain(1), tmp_path / "none.jpg", plain(2)], batch_size=2, **GRID)
     assert next(stream).features.shape == next(stream).features.shape
-    with pytest.raises(ImageError, match=r"image 2 \(.*none\.jpg\): "):
+    with pytest.raises(ImageError, match=r"image 2 \(.*none\.jpg\): ") as raised:
         next(stream)
+    assert not [t for t in threading.enumerate() if t.name.startswith("decode")], raised.traceback
 
 
 @pytest.mark.parametrize("wrong", [None, 3, b"a.jpg"], ids=repr)

@@ -41,6 +41,14 @@ def test_a_closed_pipe_ends_a_command_quietly(arguments: tuple[str, ...]) -> Non
     assert unread(*arguments) == (EXIT_UNREAD, "")
 
 
+def test_make_help_may_be_cut_off() -> None:
+    done = subprocess.run(
+        ["bash", "-c", "make --no-print-directory help | true; exit ${PIPESTATUS[0]}"],
+        check=False, cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_an_error_that_nobody_reads_ends_it_too() -> None:
     assert unread("-m", "scripts.launch", "nothing", stream="stderr") == (EXIT_UNREAD, "")
 

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from feature_extraction import pipeline
 from feature_extraction.batching import plan_batches
 from feature_extraction.config import Boxes, ExtractConfig, GivenBoxes, Grid, Spec
 from feature_extraction.images import decode
+from feature_extraction.recipes import RECIPES
 from feature_extraction.storage.check import check_file
 from feature_extraction.storage.store import image_ids, open_features, read_image, work_dir
 
@@ -160,25 +162,26 @@ def test_killed_again_and_again_it_ends_as_uninterrupted(
              "--grid_size", 8, 14, "--imsize", 64, "--recipe", "bottom-up-10-100", "--layer", "fc7"]  # fmt: skip
     names = ["grid8_imsize64", "grid14_imsize64", "boxes10to100_fc7"]
 
-    def run(stem: str) -> list[object]:
-        return ["-m", "feature_extraction", *flags, "--output", tmp_path / f"{stem}.h5"]
-
+    run = ["-m", "feature_extraction", *flags, "--output", tmp_path / "killed.h5"]
     seed = time.time_ns() % 10**6
     print("seed", seed)
     chance = random.Random(seed)
     for _ in range(2):
-        process = command(*run("killed"), cwd=ROOT)
+        process = command(*run, cwd=ROOT)
         before, deadline = _stored(tmp_path), time.monotonic() + 60
         while _stored(tmp_path) <= before and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 0.4))
         process.send_signal(signal.SIGKILL)
         process.wait()
-    for stem in ("killed", "whole"):
-        returncode, printed = finish(command(*run(stem), cwd=ROOT))
-        assert returncode == 0, printed
+    returncode, printed = finish(command(*run, cwd=ROOT))
+    assert returncode == 0, printed
+    recipe = replace(RECIPES["bottom-up-10-100"].spec, layer="fc7")
+    specs = [Grid(imsize=64), Grid(grid_size=14, imsize=64), recipe]
+    whole = [config(s, more, tmp_path / f"{n}.h5", tiny_checkpoint) for n, s in zip(names, specs, strict=True)]
+    pipeline.extract_together(whole, threading.Event())
     for name in names:
-        assert_same(tmp_path / f"killed_{name}.h5", tmp_path / f"whole_{name}.h5")
+        assert_same(tmp_path / f"killed_{name}.h5", tmp_path / f"{name}.h5")
 
 
 def _stored(folder: Path) -> int:

@@ -57,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
             number = self.server.requests
         kind = self.server.trouble if number > self.server.since else ""
         if kind == "broken":
-            kind = "cut" if number % 2 else ""
+            kind = "" if number % 7 else "cut"
         size = self.server.path.stat().st_size
         found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         if kind.startswith("status:"):

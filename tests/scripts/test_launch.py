@@ -340,6 +340,28 @@ def test_groups_that_own_the_data_come_along(tmp_path: Path, monkeypatch: pytest
     assert "888" not in here.command(here.verify()).shown()
 
 
+def test_verify_behind_an_address_runs_on_the_host_and_mounts_nothing_of_it() -> None:
+    """No container has a network."""
+    for words, place in (
+        (["REMOTE=1"], "--remote"),
+        (["PUBLISHED=https://mirror.example/f"], "--published https://mirror.example/f"),
+    ):
+        here = Launcher(Settings({}, [*words, "DATASETS=/data"]), dry_run=True)
+        line = here.command(here.verify()).shown()
+        assert f"-m scripts.verify --ours /data {place}" in line
+        with pytest.raises(UsageError, match="no container has a network"):
+            Launcher(Settings({}, [*words, "RUN=container"]), dry_run=True).verify()
+
+
+def test_verify_that_recomputes_is_given_the_checkpoint() -> None:
+    words = ["CHECKPOINT=/weights", "DATASETS=/data", "CONTAINER=podman", "RUN=container", "TARGET=cpu"]
+    for flags, given in (("--sample 5", False), ("--explain --sample 5", True)):
+        here = Launcher(Settings({}, [*words, f"VERIFY_FLAGS={flags}"]), dry_run=True)
+        job = here.verify()
+        assert (Path("/weights") in job.reads) == given
+        assert ("--checkpoint_dir" in job.command) == given
+
+
 # ---------------------------------------------------------------- checks
 
 

@@ -739,7 +739,7 @@ def test_features_that_are_not_finite_have_no_figures(datasets: Path) -> None:
 
 def test_the_command(album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "new/report.html"
-    assert report.main(["--datasets", str(album), "--output", str(output), "--words", "1,2", "--per-file", "1"]) == 0
+    assert report.main(["--datasets", str(album), "--output", str(output), "--words", "1,2", "--per_file", "1"]) == 0
     assert capsys.readouterr().out == f"{output}: open it in a browser\n"
     assert output.read_text().startswith("<!doctype html>")
 

@@ -27,6 +27,13 @@ SOMEBODY = 4321
 EXTRACT_FLAGS = "EXTRACT_FLAGS=--threads 1"
 """The last bits depend on the number of computing threads."""
 KMEANS_FLAGS = "KMEANS_FLAGS=--n_centroids 4 --feat_dim 64 --verbose no"
+PROGRAM = """\
+#!/bin/bash
+[ -z "$SLURM_RESTART_COUNT" ] || exit 0
+trap 'echo told to stop; exit 143' TERM
+while :; do sleep 0.2; done
+"""
+"""In the place of Python: works until it is told to stop; run again, it is done."""
 CLUSTER = """\
 scripts = "{folder}/jobs"
 images_per_task = 24
@@ -51,6 +58,7 @@ class Site:
         self.data = folder / "data"
         self.alone = folder / "alone"
         self.slurm = slurm
+        self.limited = ""
         self.common = [f"CHECKPOINT={checkpoint}", KMEANS_FLAGS, "KMEANS_SRC=vg", "KMEANS_TGT=vg"]
         (folder / "cluster.toml").write_text(CLUSTER.format(folder=folder))
         images = self.data / "VG/images/VG_100K"
@@ -78,6 +86,20 @@ class Site:
         said = self.launch("--slurm", job, *words, good=good)
         return found[1] if (found := re.search(r": job (\d+)", said)) else said
 
+    def submit_with_a_limit(self) -> str:
+        """The number of a job of three minutes, the shortest in which two of them are a notice; it takes no time."""
+        folder = self.folder / "limited"
+        images = folder / "VG/images"
+        images.mkdir(parents=True)
+        (images / "1.jpg").touch()
+        (folder / "program").write_text(PROGRAM)
+        (folder / "program").chmod(0o755)
+        text = (self.folder / "cluster.toml").read_text()
+        (folder / "cluster.toml").write_text(text.replace('"low"', '"high"').replace("1:00:00", "0:03:00", 1))
+        words = (f"PYTHON={folder / 'program'}", f"DATASETS={folder}", f"CLUSTER={folder / 'cluster.toml'}")
+        said = self.launch("--slurm", "extract-vg-grid", "RUN=host", *words)
+        return re.findall(r": job (\d+)", said)[0]
+
     def log(self, job: str) -> str:
         """Everything that a job's tasks have printed."""
         return "\n".join(path.read_text() for path in sorted((self.folder / "jobs").glob(f"*.{job}*.log")))
@@ -87,9 +109,13 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Site]:
     if LACKING:
         pytest.skip(LACKING)
-    slurm = Slurm(tmp_path_factory.mktemp("slurm"))
-    yield Site(tmp_path_factory.mktemp("site"), tiny_checkpoint, slurm)
-    slurm.stop()
+    slurm = Slurm(tmp_path_factory.mktemp("slurm"), cpus=5)  # four, and one for the job that waits for its limit
+    try:
+        site = Site(tmp_path_factory.mktemp("site"), tiny_checkpoint, slurm)
+        site.limited = site.submit_with_a_limit()
+        yield site
+    finally:
+        slurm.stop()
 
 
 def test_preempted_out_of_time_cancelled_and_submitted_again(site: Site) -> None:
@@ -129,6 +155,17 @@ def test_preempted_out_of_time_cancelled_and_submitted_again(site: Site) -> None
     assert slurm.all_states(array) == ["COMPLETED"] * 3
     assert list(differences(site.alone, site.data)) == []
     assert "the file is there already" in site.submit("extract-vg-grid")
+
+
+def test_a_task_is_told_before_its_limit_and_goes_on(site: Site) -> None:
+    """By Slurm itself, two minutes before."""
+    slurm = site.slurm
+    assert slurm is not None
+    slurm.until(lambda: slurm.states(site.limited)["Restarts"] == "1", "the limit is near, the task requeued")
+    slurm.until(lambda: slurm.states(site.limited)["JobState"] in ("PENDING", "RUNNING", "COMPLETED"), "it waits")
+    slurm.ask("scontrol", "update", f"JobId={site.limited}", "StartTime=now", check=False)
+    slurm.until(lambda: slurm.states(site.limited)["JobState"] == "COMPLETED", "it has gone on, and ended")
+    assert "told to stop\nthe time limit is near: requeued" in site.log(site.limited)
 
 
 def test_two_tasks_of_srun_are_two_ranks(site: Site) -> None:

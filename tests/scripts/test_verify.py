@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from feature_extraction.compare import SAME_NETWORK
 from scripts import parity
 from scripts.verify import __main__ as verify
+from scripts.verify.files import spread
 
 RNG = np.random.default_rng(5)
 
@@ -141,6 +143,95 @@ def test_published_folder_names(tmp_path: Path) -> None:
     write(tmp_path / "published" / "NLVR2" / "maskrcnn_test_grid8.h5")
     write(tmp_path / "ours" / "nlvr2" / "features" / "maskrcnn_test_grid8.h5")
     assert run(tmp_path, "--sample", "5") == 0
+
+
+# --- one pair, the table and JSON, what patterns say -------------------------------------------------------------
+
+
+def pair(tmp_path: Path, name: str, change: Callable[[h5py.File], None] | None) -> tuple[int, dict[str, Any]]:
+    """Exit code and JSON of one pair of files."""
+    write(tmp_path / "published" / name, change=change)
+    write(tmp_path / "ours" / name)
+    arguments = ["--ours", tmp_path / "ours" / name, "--published", tmp_path / "published" / name]
+    code = verify.main([*map(str, arguments), "--json", str(tmp_path / "found.json"), "--worst", "2"])
+    (found,) = json.loads((tmp_path / "found.json").read_text())
+    return code, found
+
+
+def test_one_pair_its_ladder_and_its_worst_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def change(file: h5py.File) -> None:
+        for name, by in (("003", 3e-5), ("007", 1e-2), ("011", 0.1), ("013", 3.0), ("017", np.nan)):
+            file[name]["features"][...] = file[name]["features"][()] + np.float32(by)
+
+    code, found = pair(tmp_path, GRID, change)
+    said = capsys.readouterr().out
+    assert code == 1
+    assert found["levels"] == {"equal": 15, "float32 rounding": 1, "TF32": 1, "other decoder": 1, "different": 2}
+    assert [image["id"] for image in found["differing"]] == ["017", "013", "011", "007"]
+    assert found["differing"][0]["features"] == "inf"
+    worst = said.partition("worst images")[2].splitlines()[1:]
+    assert [line.split()[:2] for line in worst[:2]] == [["017", "different"], ["013", "different"]]
+    assert not worst[2].strip().startswith("011"), "two were asked for"
+
+
+def test_a_sample_is_spread_over_the_file() -> None:
+    ids = [f"{n:03}" for n in range(1000)]
+    assert spread(ids, 3) == ["000", "500", "999"]
+    assert spread(ids, None) == ids
+    assert len(set(spread(ids, 999))) == 999
+    assert spread(ids[:5], 100) == ids[:5]
+
+
+def exchange(file: h5py.File) -> None:
+    for name in ("003", "004"):
+        file[name]["img_w"][...], file[name]["img_h"][...] = 480, 640
+        file[name]["features"][...] = RNG.random((36, 16), np.float32)
+
+
+def rename(file: h5py.File) -> None:
+    file.move("003", "x")
+    file.move("004", "003")
+    file.move("x", "004")
+
+
+def shrink(file: h5py.File) -> None:
+    file["003"]["img_w"][...] = 641
+    file["003"]["features"][...] = RNG.random((36, 16), np.float32)
+
+
+def later_layer(file: h5py.File) -> None:
+    for group in file.values():
+        group["features"][...] = RNG.random((36, 16), np.float32)
+
+
+PATTERNS: dict[str, tuple[str, Callable[[h5py.File], None], list[str], str]] = {
+    "sides exchanged": (BOXES, exchange, ["EXIF"], "003 has width and height exchanged"),
+    "two ids exchanged": (GRID, rename, ["OTHER_IMAGE"], "003 holds what ours holds under 004"),
+    "another size": (BOXES, shrink, ["OTHER_IMAGE"], "003 has 641 x 480 pixels, ours 640 x 480"),
+    "the same boxes": (BOXES, later_layer, ["FC7"], "boxes and classes are the same, the features are not"),
+}
+
+
+@pytest.mark.parametrize("kind", PATTERNS)
+def test_what_the_files_show_by_themselves(tmp_path: Path, kind: str) -> None:
+    name, change, causes, because = PATTERNS[kind]
+    code, found = pair(tmp_path, name, change)
+    assert code == 1
+    assert found["causes"] == causes
+    assert because in found["verdict"]
+    assert not found["recomputed"]
+
+
+def test_without_images_nothing_is_recomputed_and_the_files_still_speak(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "published" / BOXES, change=later_layer)
+    write(tmp_path / "ours" / BOXES)
+    assert run(tmp_path, "--explain") == 1
+    said, complaint = capsys.readouterr()
+    assert "verify: nothing is recomputed: image " in complaint
+    assert "--explain FOLDER" in complaint
+    assert "are fc7, not fc6" in said
 
 
 # --- parity --------------------------------------------------------------------------------------------

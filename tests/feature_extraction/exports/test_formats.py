@@ -170,7 +170,7 @@ def test_lxmert_tsv_without_confidences_says_so(bare: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("rows", [0, 2, 36, 40])
 def test_fga_h5_holds_the_mean_and_36_rows(rows: int, tmp_path: Path) -> None:
-    arrays = {**box_arrays(0, rows=1), "features": np.arange(rows * 8, dtype=np.float32).reshape(rows, 8)}
+    arrays = {name: array[:rows] if array.ndim else array for name, array in box_arrays(0, rows=40).items()}
     source = write_file(tmp_path / "a.h5", {"1": arrays})
     with h5py.File(export(source, "fga-h5", tmp_path / "out.h5", split="train")) as file:
         (found,) = file["train_features"][()]
@@ -280,6 +280,32 @@ def test_the_background_as_one_of_the_classes(tmp_path: Path) -> None:
     assert equal(items[b"1"]["cls_prob"], arrays["cls_prob"])
     item = npy_dict(export(source, "vilbert-npy", tmp_path / "npy") / "1.npy")
     assert item["objects"].tolist() == [0, 1, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("boxes", (3, 3)),
+        ("obj_id", (2,)),
+        ("cls_prob", (3,)),
+        ("img_w", (1,)),
+        ("features", (3,)),
+        ("features", (3, 9)),
+    ],
+)
+def test_another_layout_is_told_in_one_line(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    arrays = {**box_arrays(0), name: np.zeros(shape, box_arrays(0)[name].dtype)}
+    source = write_file(tmp_path / "a.h5", {"1": box_arrays(1), "2": arrays})
+    for form in ("lxmert-tsv", "fga-h5", "vilbert-npy", "npz"):
+        with pytest.raises(StoreError, match=f"image '2' has .*{name} of shape .*: this is another layout"):
+            export(source, form, tmp_path / form)
+
+
+def test_features_of_eight_bytes_are_written_in_four(tmp_path: Path) -> None:
+    arrays = {**box_arrays(0), "features": np.arange(24, dtype=np.float64).reshape(3, 8)}
+    source = write_file(tmp_path / "a.h5", {"1": arrays})
+    with h5py.File(export(source, "fga-h5", tmp_path / "out.h5")) as file:
+        assert equal(file["val_features"][0, 1:4], arrays["features"].astype(np.float32))
 
 
 def test_pickles_name_nothing_that_old_numpy_lacks(source: Path, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_ids_that_are_not_there_are_named(tmp_path: Path) -> None:
         ("vilbert-npy", {"quirks": ("base64",)}, "it has: objects"),
         ("npz", {"split": "val"}, "has no --split"),
         ("fga-h5", {"split": ""}, "needs --split NAME"),
-        ("npz", {"per_file": 3}, "no --per-file"),
+        ("npz", {"per_file": 3}, "no --per_file"),
     ],
 )
 def test_what_does_not_go_together(form: str, more: dict[str, object], why: str, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_split_by_lists(source: Path, tmp_path: Path) -> None:
     [
         ({"checkpoint_sha256": "other"}, "'checkpoint_sha256' is 'abc' and 'other'"),
         ({"batch_size": 2}, "'batch_size' is None and 2"),
-        ({"split": "train"}, "'split' is 'valid' and 'train'; if that is meant, --any-split"),
+        ({"split": "train"}, "'split' is 'valid' and 'train'; if that is meant, --any_split"),
     ],
 )
 def test_files_of_another_recipe_are_not_merged(
@@ -115,6 +115,16 @@ def test_splits_are_merged_by_name_and_what_differs_is_kept(source: Path, tmp_pa
     merged = derive.merge([source, other], tmp_path / "out.h5", quiet, any_split=True)
     assert (said(merged.path)["split"], said(merged.path)["device_name"], merged.images) == ("valid + train", "cpu", 6)
     assert errors(merged.path) == []
+
+
+def test_the_files_of_a_series_of_tars_are_of_one_recipe(tmp_path: Path) -> None:
+    paths = [
+        write_file(tmp_path / f"{n}.h5", {f"{n}": box_arrays(n)}, {**MADE, "archive": f"{n}.tar", "archive_version": n})
+        for n in range(10)
+    ]
+    merged = said(derive.merge(paths, tmp_path / "out.h5", quiet).path)
+    assert merged["archive"] == " + ".join([f"{n}.tar" for n in range(8)] + ["..."])
+    assert "archive_version" not in merged
 
 
 def test_an_image_twice_counts_once_if_it_is_the_same(source: Path, tmp_path: Path) -> None:

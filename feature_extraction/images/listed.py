@@ -129,13 +129,13 @@ class Found(Generic[Listed]):
     def __bool__(self) -> bool:
         return bool(self.images_of or self.failures)
 
-    def add(self, path: bytes, shown: str, image_of: Callable[[str], Listed]) -> None:
-        """One that may be an image: ``image_of`` makes it of its id. ``shown``: its path, printable."""
+    def add(self, path: bytes, image_of: Callable[[str], Listed], shown: Callable[[], str]) -> None:
+        """One that may be an image: ``image_of`` makes it of its id. ``shown``: gives its path, printable."""
         stem, _ = split_name(path.rpartition(b"/")[2])
         try:
             image_id = stem.decode()
         except UnicodeDecodeError:
-            self.fail(stem, shown, "name is not UTF-8, as keys of HDF5 files are: rename it")
+            self.fail(stem, shown(), "name is not UTF-8, as keys of HDF5 files are: rename it")
         else:
             self.images_of[stem].append((path, image_of(image_id)))
 

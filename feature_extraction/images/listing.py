@@ -169,7 +169,7 @@ def entries_in(content: bytes, shown: str) -> list[bytes]:
 
 
 def _add(found: Found[ImageFile], path: bytes) -> None:
-    found.add(path, printable(path), lambda image_id: ImageFile(image_id, Path(os.fsdecode(path))))
+    found.add(path, lambda image_id: ImageFile(image_id, Path(os.fsdecode(path))), lambda: printable(path))
 
 
 def _difference(first: ImageFile, other: ImageFile) -> str:

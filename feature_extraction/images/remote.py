@@ -121,7 +121,7 @@ def _add(found: Found[RemoteImage], place: Place) -> None:
     if b"\0" in name or not name:
         found.fail(name, place.name, "name is empty or holds a zero byte")
     else:
-        found.add(name, place.name, lambda image_id: RemoteImage(image_id, place))
+        found.add(name, lambda image_id: RemoteImage(image_id, place), lambda: place.name)
 
 
 def _difference(first: RemoteImage, other: RemoteImage) -> str:

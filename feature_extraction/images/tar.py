@@ -88,7 +88,7 @@ def notes_of(name: str, version: int) -> dict[str, Any]:
 
 def _add(found: Found[TarMember], archive: Archive, info: tarfile.TarInfo, path: bytes) -> None:
     member, offset, size = printable(path), info.offset_data, info.size
-    found.add(path, _shown(archive, path), lambda image_id: TarMember(image_id, archive, member, offset, size))
+    found.add(path, lambda image_id: TarMember(image_id, archive, member, offset, size), lambda: _shown(archive, path))
 
 
 def _why_not(info: tarfile.TarInfo, name: bytes, archive: Archive) -> str:

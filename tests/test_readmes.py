@@ -91,7 +91,15 @@ def test_a_program_runs(readme: str, text: str, tmp_path: Path, tiny_checkpoint:
     assert done.returncode == 0, f"{readme}: {done.stderr}"
 
 
+def anchors(path: Path) -> set[str]:
+    """What links can name of a Markdown file: its headings, as GitHub spells them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
 def test_every_link_of_every_readme_leads_somewhere() -> None:
-    for path in READMES:
-        for target in re.findall(r"\]\((?!https?://)([^)#]+)", path.read_text()):
-            assert (path.parent / target).exists(), f"{path}: {target}"
+    for path in [*READMES, *ROOT.glob("docs/*.md")]:
+        for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", path.read_text()):
+            there = path.parent / target if target else path
+            assert there.exists(), f"{path}: {target}"
+            assert not anchor or anchor in anchors(there), f"{path}: {target}#{anchor}"

@@ -62,7 +62,7 @@ def look(row: Row, roots: Roots) -> Found:
     path = roots.path_of(row)
     try:
         if path is None:
-            first = f"{row.get}, then " if row.how is not None and _lacks(row, roots) else ""
+            first = f"{row.get}, then " if row.get and row.how is not None and _lacks(row, roots) else ""
             return Found(row, "missing", first + WHERE)
         if path.exists():
             return _look_at(row, path, roots)

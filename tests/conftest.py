@@ -12,17 +12,17 @@ import pytest
 from helpers.common import ROOT, make_checkpoint
 
 SLOW = {
-    "test_annotations", "test_api", "test_arithmetic", "test_browser", "test_by_bfloat16", "test_by_faiss",
-    "test_campaign", "test_changed", "test_check", "test_cli", "test_clusters", "test_comm", "test_contributing",
-    "test_demo", "test_derive", "test_detector", "test_download", "test_download_servers", "test_export_killed",
-    "test_fake_cuda", "test_faults", "test_formats", "test_former", "test_golden", "test_gpu_test", "test_guard",
-    "test_hostile", "test_hostile_weights", "test_inputs", "test_journal", "test_jpeg", "test_jpeg2000",
-    "test_keys", "test_killed", "test_launch", "test_listing", "test_lloyd", "test_makefile", "test_memory",
-    "test_nearest_cells", "test_paper_vocabulary", "test_partial", "test_pipeline", "test_port_fork",
-    "test_process", "test_readmes", "test_recipes", "test_reference", "test_report", "test_report_browser",
-    "test_results", "test_samples", "test_series", "test_shares", "test_slurm", "test_streaming", "test_terminal",
-    "test_tiff", "test_together", "test_tour", "test_unpack", "test_verify", "test_verify_alike",
-    "test_verify_causes", "test_verify_kmeans", "test_verify_remote", "test_xlxmert",
+    "test_annotations", "test_api", "test_arithmetic", "test_as_published", "test_browser", "test_by_bfloat16",
+    "test_by_faiss", "test_campaign", "test_changed", "test_check", "test_cli", "test_clusters", "test_comm",
+    "test_contributing", "test_demo", "test_derive", "test_detector", "test_download", "test_download_servers",
+    "test_export_killed", "test_fake_cuda", "test_faults", "test_formats", "test_former", "test_golden",
+    "test_gpu_test", "test_guard", "test_hostile", "test_hostile_weights", "test_inputs", "test_journal",
+    "test_jpeg", "test_jpeg2000", "test_keys", "test_killed", "test_launch", "test_listing", "test_lloyd",
+    "test_makefile", "test_memory", "test_nearest_cells", "test_paper_vocabulary", "test_partial", "test_pipeline",
+    "test_port_fork", "test_process", "test_readmes", "test_recipes", "test_reference", "test_report",
+    "test_report_browser", "test_results", "test_samples", "test_series", "test_shares", "test_slurm",
+    "test_streaming", "test_terminal", "test_tiff", "test_together", "test_tour", "test_unpack", "test_verify",
+    "test_verify_alike", "test_verify_causes", "test_verify_kmeans", "test_verify_remote", "test_xlxmert",
 }  # fmt: skip
 """Modules that start real processes, run the real architecture, or try thousands of files; `make test-fast` leaves them
 out."""

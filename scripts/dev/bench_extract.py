@@ -1,6 +1,7 @@
 """Images per second, per stage, and peak memory of both kinds of features, on any device and precision.
 
     python -m scripts.dev.bench_extract --checkpoint_dir DIR [--device cuda] [--precision bfloat16] [--batch_size 4]
+    python -m scripts.dev.bench_extract --checkpoint_dir DIR --as_published --engine native reference   side by side
 
 Workload: one photograph of 400 x 600 pixels (coffee, of the scikit-image wheel), decoded, resized, computed and
 written, again and again. Unit: the time of one 4096 x 4096 float32 torch.mm on the same device in the same run,
@@ -27,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from feature_extraction.config import PRECISIONS, SPECS, Grid, Spec
+from feature_extraction.config import ENGINES, PRECISIONS, SPECS, Grid, Spec
 from feature_extraction.detector.build import Detector, choose_device, device_name, load_detector
 from feature_extraction.detector.files import CheckpointFiles, find_checkpoint
 from feature_extraction.features import Arrays, Computation, NetworkInput, computation_of, compute
@@ -35,6 +36,8 @@ from feature_extraction.images.decode import decode_image
 from feature_extraction.progress import Clock
 from feature_extraction.storage.journal import JournalWriter
 from feature_extraction.terminal import run_main
+
+from .as_published import as_published
 
 
 def unit_seconds(device: torch.device) -> float:
@@ -138,18 +141,26 @@ def main() -> int:
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--kind", choices=list(SPECS), action="append", help="both if left out")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--engine", choices=ENGINES, nargs="+", default=["native"], help="one after the other (native)")
+    parser.add_argument("--as_published", action="store_true", help="the native one in the published order of work too")
     args = parser.parse_args()
     device, files = choose_device(args.device), find_checkpoint(args.checkpoint_dir)
-    detector = load_detector(files, engine="native", device=device, precision=args.precision)
+    detectors = [load_detector(files, engine=e, device=device, precision=args.precision) for e in args.engine]
+    detector = detectors[0]
+    if args.as_published:
+        if args.precision != "float32":
+            parser.error(f"--as_published computes in float32, not in {args.precision}")
+        detectors.append(as_published(detector, files))
     encoded = io.BytesIO()
     Image.fromarray(skimage.data.coffee()).save(encoded, "JPEG", quality=95)
     where = device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     synthetic = "; SYNTHETIC weights" if detector.synthetic else ""
     setting = f"{args.precision}; batch {args.batch_size}; median of {args.rounds} rounds{synthetic}"
     print(f"{where}; PyTorch {torch.__version__}; {setting}")
-    bench = Bench(detector, encoded.getvalue(), args.batch_size, args.rounds)
     for kind in args.kind or SPECS:
-        print(bench.run(SPECS[kind]()))
+        for one in detectors:
+            bench = Bench(one, encoded.getvalue(), args.batch_size, args.rounds)
+            print(f"{one.name}: {bench.run(SPECS[kind]())}", flush=True)
     if args.precision != "float32":
         moved = drift(files, detector, encoded.getvalue())
         print(f"drift of grid features from float32: {moved:.1e} of the largest value")

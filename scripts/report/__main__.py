@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--datasets", type=Path, default=default.datasets, help="(./%(default)s)")
     add("--output", type=Path, default=Path("report.html"), help="(./%(default)s)")
-    add("--per-file", type=positive, default=default.per_file, help="images of each file (%(default)s)")
+    add("--per_file", "--per-file", type=positive, default=default.per_file, help="images of each file (%(default)s)")
     add("--words", type=numbers, default=(), metavar="N,N", help="words to show besides the largest, median and rarest")
     add("--rows", type=positive, default=default.rows, help="words whose nearest cells are shown (%(default)s)")
     add("--images", type=Path, action="append", default=[], metavar="DIR", help="images that lie elsewhere; repeat for several folders")  # fmt: skip # noqa: E501

@@ -80,15 +80,16 @@ class PublishedOrder(FasterRCNN):
 
 def score_class_by_class(found: Detections) -> NDArray[np.float32]:
     """(R,) the best class probability of each region that survives suppression, one class after the other."""
-    prob = found.logits.softmax(-1)[:, 1:].cpu()
+    prob = found.logits.softmax(-1)[:, 1:].cpu().numpy()
     overlap = box_ops.overlaps(found.proposals, recipe.CLASS_NMS_IOU).cpu().numpy()
     score = np.zeros(len(prob), np.float32)
-    for of_class in prob.t():
-        suppressed = np.zeros(len(prob), bool)
-        for region in of_class.argsort(descending=True, stable=True).tolist():
+    for of_class in prob.T:
+        suppressed, kept = np.zeros(len(prob), bool), []
+        for region in np.argsort(-of_class, kind="stable").tolist():
             if not suppressed[region]:
                 suppressed |= overlap[region]
-                score[region] = max(score[region], of_class[region])
+                kept.append(region)
+        score[kept] = np.maximum(score[kept], of_class[kept])
     return score
 
 

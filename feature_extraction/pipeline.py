@@ -33,6 +33,11 @@ def _silent(_: str) -> None:
     pass
 
 
+def said_once(say: Say) -> Say:
+    """``say`` in the first of several processes that one command started; silence in the others."""
+    return _silent if machine.rank_and_world()[0] else say
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """All that was checked before anything was computed."""
@@ -114,8 +119,7 @@ def extract_together(
     """Several extractions, which differ in spec and output alone, in one: every image is read once.
 
     Each output is what its own extraction makes; it resumes and is finished by itself. The rest as for ``extract``."""
-    if machine.rank_and_world()[0]:
-        say = _silent  # of several processes that one command started, the first speaks
+    say = said_once(say)
     first = prepare(configs, say, share or process_share(configs[0]), detector)
     each = [replace(first, config=config) for config in configs]
     try:

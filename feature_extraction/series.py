@@ -20,7 +20,7 @@ from . import machine
 from .config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, ExtractConfig
 from .errors import ImageFolderError, KitError, StoreError, UsageError
 from .images.address import Origin, expand, is_address, is_tar, path_of, shown
-from .pipeline import Report, Say, extract_together, process_share
+from .pipeline import Report, Say, extract_together, process_share, said_once
 from .storage.assemble import Outcome
 from .storage.store import open_features, provenance, work_dir
 
@@ -120,8 +120,7 @@ def extract_series(configs: Sequence[ExtractConfig], stopping: threading.Event, 
     """Run this process's part of the configs, which differ in spec and output alone, a tar at a time. A tar that cannot
     be read, or whose output cannot be made, holds nothing up. Raises a KitError as ``extract`` for what concerns all of
     them, and for a series of one."""
-    if machine.rank_and_world()[0]:
-        say = _silent  # of several processes that one command started, the first speaks
+    say = said_once(say)
     todo = outputs(configs)
     if len(todo) == 1:
         yield from extract_together(todo[0], stopping, say)
@@ -164,10 +163,6 @@ def _made_before(configs: Sequence[ExtractConfig], detector: DetectorOnce) -> li
         outcome = Outcome(int(found["images"]), [], [])
         reports.append(Report(output=config.output, share=(0, 1), outcome=outcome, synthetic=detector.synthetic))
     return reports
-
-
-def _silent(_: str) -> None:
-    pass
 
 
 def _wait_for_other_ranks() -> None:

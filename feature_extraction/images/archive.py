@@ -72,11 +72,7 @@ class TarMember:
         return FileStamp(self.name, self.size, self.archive.version)
 
     def sha256(self) -> str:
-        try:
-            with self.opened() as file:
-                return files.digest_of(file)
-        except (OSError, ImageError):
-            return ""
+        return files.sha256_of_opened(self.opened)
 
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:

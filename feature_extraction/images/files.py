@@ -9,8 +9,8 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -73,8 +73,13 @@ def stamp(path: str | os.PathLike[str]) -> FileStamp:
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of the file's bytes, hexadecimal; empty, which is no digest, where they cannot be read."""
+    return sha256_of_opened(lambda: open_regular(os.fspath(path)))
+
+
+def sha256_of_opened(opened: Callable[[], AbstractContextManager[BinaryIO]]) -> str:
+    """The same of whatever ``opened`` gives to read."""
     try:
-        with open_regular(os.fspath(path)) as file:
+        with opened() as file:
             return digest_of(file)
     except (OSError, ImageError):
         return ""

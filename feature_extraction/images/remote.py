@@ -45,11 +45,7 @@ class RemoteImage:
             return FileStamp(self.name, -1, -1)
 
     def sha256(self) -> str:
-        try:
-            with self.opened() as file:
-                return files.digest_of(file)
-        except (OSError, ImageError):
-            return ""
+        return files.sha256_of_opened(self.opened)
 
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:

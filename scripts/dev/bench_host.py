@@ -29,21 +29,32 @@ from torch import Tensor
 
 from feature_extraction import machine
 from feature_extraction.batching import windows
-from feature_extraction.config import SPECS, Spec
+from feature_extraction.config import SPECS, Boxes, Grid, Spec
 from feature_extraction.detector.build import Detector, choose_device
 from feature_extraction.errors import ImageError
 from feature_extraction.extract import Extraction, Target
 from feature_extraction.features import Arrays, NetworkInput, computation_of
 from feature_extraction.images.listing import list_images
 from feature_extraction.progress import Progress
-from feature_extraction.recipe import FEATURE_DIM
+from feature_extraction.recipe import FEATURE_DIM, GRID_SIZE, NUM_BOXES
 from feature_extraction.storage.output import Output
+from feature_extraction.terminal import run_main
 
 from ..gpu_test.bench import made_up_picture
 
 RATES: Final = (20, 50, 150, 400)
 """Images per second and card that are asked about: float32, boxes in bfloat16, TF32, grids in bfloat16."""
 CARDS: Final = 8
+
+
+STORED: Final[dict[str, dict[str, tuple[tuple[int, ...], type]]]] = {
+    Grid.name: {"features": ((GRID_SIZE, GRID_SIZE, FEATURE_DIM), np.float32)},
+    Boxes.name: {
+        "features": ((NUM_BOXES, FEATURE_DIM), np.float32), "boxes": ((NUM_BOXES, 4), np.float32),
+        "obj_id": ((NUM_BOXES,), np.int64), "img_w": ((), np.int64), "img_h": ((), np.int64),
+    },
+}  # fmt: skip
+"""Shape and type of an image's arrays, by kind."""
 
 
 class NoNetwork:
@@ -55,18 +66,8 @@ class NoNetwork:
         self.network_size, self.network_input, self.input_key = real.network_size, real.network_input, real.input_key
 
     def features(self, detector: Detector, images: Tensor, batch: Sequence[NetworkInput]) -> list[Arrays | ImageError]:
-        if self.spec.name == "grid":
-            return [{"features": np.zeros((8, 8, FEATURE_DIM), np.float32)} for _ in batch]
-        size = np.array(640, np.int64)
         return [
-            {
-                "features": np.zeros((36, FEATURE_DIM), np.float32),
-                "boxes": np.zeros((36, 4), np.float32),
-                "obj_id": np.zeros(36, np.int64),
-                "img_w": size,
-                "img_h": size,
-            }
-            for _ in batch
+            {name: np.zeros(shape, dtype) for name, (shape, dtype) in STORED[self.spec.name].items()} for _ in batch
         ]
 
 
@@ -128,7 +129,7 @@ def cores_for_cards(rates: dict[str, Rate]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=300, help="how many are made (%(default)s)")
     parser.add_argument("--folder", type=Path, help="own photographs, *.jpg, instead")
@@ -154,7 +155,8 @@ def main() -> None:
                 print(line(kind, workers, rate), flush=True)
                 best[kind] = min(best.get(kind, rate), rate, key=lambda r: r.cpu / r.images)
     print(f"\n{cores_for_cards(best)}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -30,6 +30,7 @@ from feature_extraction.features import computation_of
 from feature_extraction.images.listed import ListedImage
 from feature_extraction.recipe import FEATURE_DIM, NUM_CLASSES
 from feature_extraction.storage.layouts import PUBLISHED
+from feature_extraction.terminal import run_main
 
 LIKE_COCO: Final = {
     (640, 480): 30, (640, 427): 20, (640, 426): 7, (640, 428): 4, (640, 425): 4, (640, 424): 2, (640, 360): 4,
@@ -135,7 +136,7 @@ def what_it_leaves() -> Iterator[str]:
         )
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rate", type=float, default=25.4, help="images/s a card for the tars (%(default)s)")
     parser.add_argument("--price", type=float, default=2.5, help="of a card's hour (%(default)s, assumed)")
@@ -154,7 +155,8 @@ def main() -> None:
     print("\n".join(a_million(args.price)))
     print("\n| kind | bytes | HDF5 objects | files |\n|---|---|---|---|")
     print("\n".join(what_it_leaves()))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -93,7 +93,7 @@ def fc7(detector: Detector, spec: Spec, image: NetworkInput) -> Arrays:
     head = cast(FasterRCNN, detector.model).head
     fc6 = torch.from_numpy(arrays["features"]).to(detector.device).flatten(0, -2)
     with detector.arithmetic.applied(), torch.inference_mode():
-        features = linear(fc6, head.fc7_weight, head.fc7_bias).relu_().cpu().numpy()
+        features = head.fc7(fc6).cpu().numpy()
     return {**arrays, "features": features.reshape(*arrays["features"].shape[:-1], -1)}
 
 

@@ -123,11 +123,14 @@ gpu-test: ## all that a GPU has to show, as one table; any python3 with PyTorch 
 lint: setup ## ruff and mypy
 	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
-test: lint ## the whole test suite
-	$(PY) -m pytest
+# two processes, whatever the machine has: some tests hold 4 GB; a module's tests stay together, as its fixtures do
+TEST_FLAGS ?= --numprocesses 2 --dist loadscope
+
+test: lint ## the whole test suite (TEST_FLAGS="-n 8 --dist loadscope")
+	$(PY) -m pytest $(TEST_FLAGS)
 
 test-fast: setup ## the tests that take no minute together
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow" $(TEST_FLAGS)
 
 test-faults: setup ## fail system calls and kill, in every program, and look at what is left (FAULT_FLAGS=...)
 	$(call launch,$@)

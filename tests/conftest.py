@@ -1,15 +1,19 @@
-"""Fixtures of several folders: checkpoints with seeded weights, the command line."""
+"""Fixtures of several folders: checkpoints with seeded weights, the command line, one thread."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from helpers.common import ROOT, make_checkpoint
+
+# The last bits of a convolution depend on the number of threads, and tests compare the files of this process with those
+# of programs that they start: all compute with one, whatever the machine has, unless a test asks for more.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 SLOW = {
     "test_annotations", "test_api", "test_arithmetic", "test_as_published", "test_browser", "test_by_bfloat16",
@@ -46,17 +50,24 @@ def x152_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("x152"), "x152")
 
 
+@pytest.fixture(autouse=True)
+def _one_thread_again() -> Iterator[None]:
+    """What a test sets by ``--threads`` must not reach the next."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
 @pytest.fixture
-def command() -> Callable[..., subprocess.Popen[str]]:
-    """Start ``python ARGS`` in feature_extraction/ as a user does, with one thread: the last bits of a convolution may
-    depend on their number. Every process left over is killed."""
+def command() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start ``python ARGS`` in feature_extraction/ as a user does. Every process left over is killed."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*args: object, cwd: Path = ROOT / "feature_extraction", **env: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, *map(str, args)],
             cwd=cwd,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+            env={**os.environ, **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -99,6 +99,14 @@ def test_box_features(load, name: str, image: str) -> None:
     assert not problems
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+def test_with_more_threads(load, threads: int) -> None:
+    torch.set_num_threads(threads)
+    for image in ("astronaut", "coffee_strip"):
+        test_grid_features(load, "tiny", image)
+        test_box_features(load, "tiny", image)
+
+
 @pytest.mark.parametrize("image", ["astronaut", "coins"])
 def test_intermediate_values(load, image: str) -> None:
     golden = np.load(DATA / "tiny" / f"{image}.npz")

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from helpers.common import ROOT, finish, photograph
 from PIL import Image
 
@@ -30,14 +29,6 @@ SPECS: list[Spec] = [
     Grid(grid_size=5),
     Boxes(num_boxes=60, min_boxes=5, threshold=0.3, layer="both", obj_conf=True, class_probs="foreground"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # the bits of a convolution may depend on it
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

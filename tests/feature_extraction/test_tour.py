@@ -27,7 +27,6 @@ def outputs(notebook: nbformat.NotebookNode) -> list[tuple[str, int]]:
 
 def test_it_runs_and_shows_what_is_stored(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHECKPOINT", str(tiny_checkpoint))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     made, stored = outputs(executed(TOUR)), outputs(nbformat.read(TOUR, as_version=4))
     # the stored ones are of the real architecture: other numbers, the same kinds of outputs
     assert [(bool(said), pictures) for said, pictures in made] == [(bool(said), pictures) for said, pictures in stored]

@@ -525,7 +525,7 @@ def run(folder: Path) -> dict[str, dict[str, str]]:
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
         [sys.executable, "-m", "helpers.hostile_h5", str(folder)],
-        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}"},
         capture_output=True, text=True, check=True, timeout=600,
     )  # fmt: skip
     return json.loads(done.stdout)

@@ -32,7 +32,7 @@ def torchrun(ranks, path, folder, *further, script=("kmeans/run_kmeans.py",), fa
             *(f"--n_centroids={K}", f"--n_iter={ITERATIONS}", f"--feat_dim={DIM}", *further),
         ],
         cwd=ROOT,
-        env=environment(GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS="1"),
+        env=environment(GLOO_SOCKET_IFNAME="lo"),
         capture_output=True,
         text=True,
         timeout=240,

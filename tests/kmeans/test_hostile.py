@@ -19,7 +19,7 @@ def ends(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(folder)],
-        env=environment(OMP_NUM_THREADS="1"),
+        env=environment(),
         cwd=folder,
         capture_output=True,
         text=True,

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from helpers.confusion import Stage
 
 from scripts.verify import recompute
@@ -26,12 +25,9 @@ CERTAIN = {Cause.PADDING, Cause.EXIF, Cause.DECODER, Cause.NMS, Cause.CLIP, Caus
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Stage]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # a tie is one to the bit
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recompute, "MOST_IMAGES", 2)
         yield Stage(tmp_path_factory.mktemp("stage"), tiny_checkpoint)
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("cause", Cause, ids=lambda c: c.name)

@@ -30,7 +30,7 @@ def start(*args: object) -> subprocess.Popen[str]:
     """A share in a process of its own; it waits for a line before it begins."""
     process = subprocess.Popen(
         [sys.executable, "-m", "helpers.stale_client", *map(str, args)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     assert process.stdout is not None
@@ -306,7 +306,7 @@ def test_two_shares_on_two_sshfs_mounts(mounts: tuple[Path, Path], finished: boo
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", program, place / name, str(index), "2", str(len(IDS)), "0.5"],
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for index, place in enumerate((a, b))

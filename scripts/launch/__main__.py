@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from feature_extraction import catalog
@@ -76,13 +77,16 @@ def files_called(target: str) -> list[catalog.FeatureFile]:
 def commands(target: str, here: Launcher) -> Mapping[str, Callable[[], Command]]:
     """Name -> how its command is found, for everything that a target stands for. Raises UsageError if it is none."""
     if target.startswith("extract-"):
-        files = files_called(target)
-        return {f.name: lambda f=f: here.command(here.extract(f)) for f in files}  # type: ignore[misc]
+        return {file.name: partial(_extract, here, file) for file in files_called(target)}
     if target == "download" or target.startswith("download-"):
         return {target: lambda: host.download(here, target)}
     if target not in JOBS:
         raise UsageError(f"no job {target}; {nearest(target, [*JOBS, 'extract-all', 'download'])}")
     return {target: lambda: JOBS[target](here)}
+
+
+def _extract(here: Launcher, file: catalog.FeatureFile) -> Command:
+    return here.command(here.extract(file))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

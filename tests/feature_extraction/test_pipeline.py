@@ -18,6 +18,8 @@ from feature_extraction.config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, 
 from feature_extraction.errors import StoreError, UsageError
 from feature_extraction.storage.store import image_ids, open_features, provenance, work_dir
 
+SMALL = Grid(imsize=64)
+
 
 class Run:
     """Runs extractions of one folder into one output."""
@@ -34,7 +36,7 @@ class Run:
         Image.fromarray(photograph("astronaut")[y : y + 64, x : x + 64]).save(path)
         return path
 
-    def __call__(self, spec: Spec = Grid(imsize=64), **settings: object) -> pipeline.Report:  # noqa: B008 (frozen)
+    def __call__(self, spec: Spec = SMALL, **settings: object) -> pipeline.Report:
         self.said.clear()
         config = {"images": self.images, "output": self.output, "checkpoint_dir": self.checkpoint, "device": "cpu"}
         return pipeline.extract(ExtractConfig(spec=spec, **{**config, **settings}), threading.Event(), self.said.append)

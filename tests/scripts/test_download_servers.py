@@ -130,7 +130,7 @@ def test_a_server_that_changes_all_the_time(download: Download, lock: LockFile, 
     bodies = [NEW[:-1] + bytes([n]) for n in range(20)]
 
     class Turning(dict[str, bytes]):
-        def get(self, path: str, default: object = None) -> bytes:  # type: ignore[override]
+        def get(self, path: str, default: object = None) -> bytes:
             bodies.append(bodies.pop(0))
             return bodies[0]
 
@@ -145,7 +145,7 @@ def test_several_machines_behind_one_name(download: Download, lock: LockFile, se
     """Each has its own ETag for the same bytes: a file that came in one answer is accepted."""
     count = iter(range(1000))
     plain = server.headers_of
-    server.headers_of = lambda body: {**plain(body), "ETag": f'"{next(count)}"'}  # type: ignore[method-assign]
+    server.headers_of = lambda body: {**plain(body), "ETag": f'"{next(count)}"'}
     ensure(download, lock, Run(POLICY))
     assert download.path.read_bytes() == OLD
     download.path.unlink()

@@ -10,7 +10,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers import hostile_h5
+from helpers import hostile_h5, hostile_reading
+from helpers.hostile_bytes import RAW
+from helpers.hostile_h5 import HOSTILE
 
 from feature_extraction.errors import StoreError
 from feature_extraction.storage import guard, store
@@ -25,11 +27,11 @@ SOUND_FOR_KMEANS = {
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    return hostile_h5.run(tmp_path_factory.mktemp("hostile"))
+    return hostile_reading.run(tmp_path_factory.mktemp("hostile"))
 
 
-@pytest.mark.parametrize("way", [way.__name__ for way in hostile_h5.WAYS])
-@pytest.mark.parametrize("name", [*hostile_h5.HOSTILE, *hostile_h5.RAW])
+@pytest.mark.parametrize("way", [way.__name__ for way in hostile_reading.WAYS])
+@pytest.mark.parametrize("name", [*HOSTILE, *RAW])
 def test_a_hostile_file_comes_to_one_line(outcomes: dict[str, dict[str, str]], name: str, way: str) -> None:
     said = outcomes[name][way]
     if way == "as_check_does":
@@ -42,7 +44,7 @@ def test_a_hostile_file_comes_to_one_line(outcomes: dict[str, dict[str, str]], n
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(hostile_h5.HOSTILE) + len(hostile_h5.RAW) >= 55
+    assert len(HOSTILE) + len(RAW) >= 55
 
 
 @pytest.fixture

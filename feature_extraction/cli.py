@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import signal
 import sys
@@ -35,6 +34,7 @@ from .errors import KitError, UnknownName
 from .flags import add_spec_flags, kinds, parse, specs_of
 from .images.address import is_address
 from .names import printable
+from .terminal import take_any_locale
 
 if TYPE_CHECKING:
     from .pipeline import Report
@@ -200,9 +200,7 @@ def say(line: str) -> None:
 @contextmanager
 def explained() -> Iterator[None]:
     """Around a command: errors that a user can mend are printed in one paragraph, not raised."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a locale without the letters of a name must not end the run
-            stream.reconfigure(errors="backslashreplace")
+    take_any_locale()
     try:
         yield
     except ModuleNotFoundError as error:

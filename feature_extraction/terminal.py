@@ -28,6 +28,13 @@ def run_main(main: Callable[[], int]) -> NoReturn:
     sys.exit(code)
 
 
+def take_any_locale() -> None:
+    """Let a terminal without the letters of a name show them escaped: that must not end the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 class _Output(io.TextIOWrapper):
     """A standard stream whose closed pipe ends the program, by an exception that is no Exception: everything on the way
     out lets go of its files and locks, nothing takes it for an error of its own."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from feature_extraction import catalog, machine
 from feature_extraction.arguments import Parser, positive
 from feature_extraction.errors import KitError
 from feature_extraction.names import printable
+from feature_extraction.terminal import take_any_locale
 
 from .options import ASSIGNMENTS, DEVICES, Options
 
@@ -166,13 +166,6 @@ def guarded(work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return 130
-
-
-def take_any_locale() -> None:
-    """A terminal without the letters of a name shows them escaped; it must not end the run."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def use_threads() -> str:

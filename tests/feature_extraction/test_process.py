@@ -59,6 +59,14 @@ def grid_command(coco: Path, checkpoint: Path, output: Path) -> list[object]:
     return ["coco_extract_grid_feature.py", "--split", "valid", *flags]
 
 
+def wait_for_features(process: subprocess.Popen[str], output: Path) -> None:
+    """Return when some are in its journal."""
+    journal = work_dir(output) / "part-00000-of-00001.log"
+    while not journal.exists() or journal.stat().st_size < 100_000:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(coco: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     output = tmp_path_factory.mktemp("whole") / "f.h5"
@@ -175,10 +183,7 @@ def test_a_signal_ends_cleanly_and_says_how_to_go_on(
 ) -> None:
     output = tmp_path / "f.h5"
     process = command(*grid_command(coco, tiny_checkpoint, output))
-    part = work_dir(output) / "part-00000-of-00001.log"
-    while not part.exists() or part.stat().st_size < 100_000:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+    wait_for_features(process, output)
     process.send_signal(number)
     returncode, printed = finish(process)
     assert returncode == 128 + number, printed
@@ -194,10 +199,7 @@ def test_a_second_run_on_the_same_output_stops(
 ) -> None:
     output = tmp_path / "f.h5"
     first = command(*grid_command(coco, tiny_checkpoint, output))
-    part = work_dir(output) / "part-00000-of-00001.log"
-    while not part.exists() or part.stat().st_size < 100_000:
-        assert first.poll() is None, first.communicate()
-        time.sleep(0.01)
+    wait_for_features(first, output)
     first.send_signal(signal.SIGSTOP)  # it cannot end before the second has looked
     returncode, printed = finish(command(*grid_command(coco, tiny_checkpoint, output)))
     first.send_signal(signal.SIGCONT)

@@ -8,11 +8,11 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.file_server import Server, serving
+from helpers.file_server import Server
 
 from feature_extraction.errors import DownloadError
 from scripts.download.ensure import ensure
@@ -29,20 +29,9 @@ POLICY = RetryPolicy(tries=4, first_wait=0.01, longest_wait=0.02)
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with serving() as server:
-        server.files["/file.h5"] = CONTENT
-        yield server
-
-
-@pytest.fixture
-def download(server: Server, tmp_path: Path) -> Download:
-    return Download("COCO/file.h5", server.url("/file.h5"), tmp_path / "out" / "file.h5")
-
-
-@pytest.fixture
-def lock(tmp_path: Path) -> LockFile:
-    return LockFile(tmp_path / "lock.json")
+def server(server: Server) -> Server:
+    server.files["/file.h5"] = CONTENT
+    return server
 
 
 def get(download: Download, lock: LockFile) -> str:

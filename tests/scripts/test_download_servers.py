@@ -9,11 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.file_server import Server, serving
+from helpers.file_server import Server
 
 from feature_extraction.errors import DownloadError
 from scripts.download.ensure import ensure
@@ -33,20 +32,9 @@ POLICY = RetryPolicy(tries=4, first_wait=0.01, longest_wait=0.02)
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with serving() as server:
-        server.files["/file.h5"] = OLD
-        yield server
-
-
-@pytest.fixture
-def download(server: Server, tmp_path: Path) -> Download:
-    return Download("COCO/file.h5", server.url("/file.h5"), tmp_path / "out" / "file.h5")
-
-
-@pytest.fixture
-def lock(tmp_path: Path) -> LockFile:
-    return LockFile(tmp_path / "lock.json")
+def server(server: Server) -> Server:
+    server.files["/file.h5"] = OLD
+    return server
 
 
 @pytest.fixture

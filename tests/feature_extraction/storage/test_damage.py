@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import pytest
 from helpers.storing import IDENTITY, check, extract, features, flip, make, source, stamps
 
 from feature_extraction.errors import StoreBusy, StoreError
-from feature_extraction.storage import shares, store
+from feature_extraction.storage import assemble, files, shares, store
 from feature_extraction.storage.journal import scan
 from feature_extraction.storage.output import Incomplete, Output, assemble_by_hand
 from feature_extraction.storage.store import open_features, work_dir
@@ -66,6 +70,7 @@ def test_a_run_that_still_has_its_detector_computes_what_was_missing_and_ends_ag
     with pytest.raises(Incomplete) as caught:
         output.finish(stamps(["1", "2"]), [])
     assert caught.value.missing == ["1"]
+    assert not output.known("1")
     assert not output.is_current("1", *source("1").stamp, lambda: source("1").sha256)
     assert output.is_current("2", *source("2").stamp, lambda: source("2").sha256)
     extract(output, ["1", "2"])
@@ -105,6 +110,40 @@ def test_a_flipped_bit_in_the_finished_file_is_found_when_it_is_extended(tmp_pat
     check(path, ["1", "2", "3", "4"])
 
 
+def turn_over_a_bit_of_one(path: Path) -> None:
+    with h5py.File(path, locking=False) as file:
+        at = file["2/features"].id.get_offset()
+    flip(path, at + 5)
+
+
+def lose_one(path: Path) -> None:
+    with h5py.File(path, "a", locking=False) as file:
+        del file["2"]
+
+
+@pytest.mark.parametrize(
+    ("lose", "said"), [(turn_over_a_bit_of_one, "'2' are not what was written"), (lose_one, "holds 2 images")]
+)
+def test_what_the_disk_loses_of_a_file_is_seen_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lose: Callable[[Path], None], said: str
+) -> None:
+    path, ids = tmp_path / "f.h5", ["1", "2", "3"]
+    write = assemble.write_features
+
+    def lossy(path: Path, *arguments: Any) -> Any:
+        written = write(path, *arguments)
+        lose(path)
+        return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(assemble, "write_features", lossy)
+        with pytest.raises(StoreError, match=said):
+            make(path, ids)
+    assert not path.exists()
+    assert make(path, ids).images == 3
+    check(path, ids)
+
+
 # --- killed on the way --------------------------------------------------------------------------------
 
 
@@ -134,21 +173,54 @@ def test_killed_between_renaming_and_cleaning_up(tmp_path: Path, leave: str, mon
     assert sorted(p.name for p in tmp_path.iterdir()) == ["f.h5", "f.report.json"]
 
 
+def test_what_killed_runs_left_is_removed_before_the_file_is_written_anew_but_not_another_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes as much room as the finished file."""
+    path = tmp_path / "f.h5"
+    output = Output(path, IDENTITY, {})
+    extract(output, ["1"])
+    left, held = output.folder / "assembled-here-1.h5", output.folder / "assembled-here-2.h5"
+    left.touch()
+    seen: list[list[Path]] = []
+
+    def full(*_: object) -> None:
+        seen.append(sorted(output.folder.glob("assembled*.h5")))
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(assemble, "write_features", full)
+    with held.open("xb") as other:
+        files.try_lock(other, held)
+        with pytest.raises(StoreError, match="No space left"):
+            output.finish(stamps(["1"]), [])
+        (own,) = [found for found in seen[0] if found != held]
+        assert own != left
+        assert sorted(output.folder.glob("assembled*.h5")) == [held]
+    output.close()
+
+
 # --- by hand --------------------------------------------------------------------------------
 
 
-def test_by_hand_after_the_last_share_was_killed_while_assembling(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextlib.contextmanager
+def cannot_be_written() -> Iterator[None]:
+    """While the block runs, the file cannot be; the block must end by that."""
+
+    def fail(*_: object) -> None:
+        raise OSError("x")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assemble, "write_features", fail)
+        with pytest.raises(StoreError, match="mend the cause"):
+            yield
+
+
+def test_by_hand_after_the_last_share_was_killed_while_assembling(tmp_path: Path) -> None:
     path = tmp_path / "f.h5"
     ids = ["1", "2", "3"]
     make(path, ids, 0, 2, failed=("1",))
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            "feature_extraction.storage.assemble.write_features", lambda *a: (_ for _ in ()).throw(OSError("x"))
-        )
-        with pytest.raises(StoreError, match="mend the cause"):
-            make(path, ids, 1, 2, failed=("1",))
+    with cannot_be_written():
+        make(path, ids, 1, 2, failed=("1",))
     outcome = assemble_by_hand(path)
     assert outcome.images == 2
     assert {f["id"] for f in outcome.failed} == {"1"}
@@ -158,6 +230,33 @@ def test_by_hand_after_the_last_share_was_killed_while_assembling(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["f.h5", "f.report.json"]
     with pytest.raises(StoreError, match="is whole"):
         assemble_by_hand(path)
+
+
+def test_by_hand_takes_the_newest_of_a_replaced_image(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    output = Output(path, IDENTITY, {})
+    extract(output, ["1", "2"])
+    time.sleep(0.002)  # times are kept in milliseconds
+    output.add("1", features(77), source("1", 7))
+    with cannot_be_written():
+        output.finish(stamps(["1", "2"], {"1": 7}), [])
+    output.close()
+    assert assemble_by_hand(path).images == 2
+    check(path, ["1", "2"], {"1": 77})
+
+
+def test_by_hand_the_list_of_images_is_held_to_its_digest(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    with cannot_be_written():
+        make(path, ["1", "2", "3"])
+    (listed,) = work_dir(path).glob("images-*.json")
+    whole = listed.read_text()
+    for damaged in ('["1", "2"]', "[", "7"):
+        listed.write_text(damaged)
+        with pytest.raises(StoreError, match="the list of its images, is missing or damaged"):
+            assemble_by_hand(path)
+    listed.write_text(whole)
+    assert assemble_by_hand(path).images == 3
 
 
 def test_by_hand_says_what_is_missing_and_who_never_ended(tmp_path: Path) -> None:

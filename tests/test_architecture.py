@@ -20,12 +20,13 @@ _FLOORS = """
     feature_extraction.flags
     feature_extraction.storage.__init__ feature_extraction.storage.source feature_extraction.storage.files
     feature_extraction.storage.bounded feature_extraction.storage.trees feature_extraction.storage.guard
-    feature_extraction.storage.stream feature_extraction.storage.store
-    feature_extraction.storage.journal feature_extraction.storage.shares feature_extraction.storage.stored
+    feature_extraction.storage.arrays feature_extraction.storage.stream feature_extraction.storage.store
+    feature_extraction.storage.journal feature_extraction.storage.journal_writer feature_extraction.storage.shares
+    feature_extraction.storage.stored
     feature_extraction.storage.half
     feature_extraction.storage.reader feature_extraction.storage.layouts feature_extraction.storage.check
     feature_extraction.storage.assemble feature_extraction.storage.derive feature_extraction.storage.info
-    feature_extraction.storage.output
+    feature_extraction.storage.output feature_extraction.storage.by_hand
     feature_extraction.detector
     feature_extraction.images
     feature_extraction.drawing

@@ -12,7 +12,7 @@ import pytest
 from helpers.file_server import Server, serving
 
 from feature_extraction.storage import files
-from feature_extraction.storage.journal import JournalWriter
+from feature_extraction.storage.journal_writer import JournalWriter
 from feature_extraction.storage.output import Output
 from feature_extraction.storage.shares import Register
 from kmeans import partial, train

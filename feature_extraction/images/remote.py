@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -26,10 +26,12 @@ from .listing import is_own
 from .place import Place
 
 MAX_IMAGES: Final = 10_000_000
+IN_MEMORY: Final = 1 << 23
+"""Bytes. Images up to here wait in memory, larger ones on the disk, in files without a name."""
 
 
 class RemoteImage:
-    """One image behind an address of its own."""
+    """One image behind an address of its own. Whatever asks for its bytes fetches them."""
 
     def __init__(self, image_id: str, place: Place) -> None:
         self.id, self.place = image_id, place
@@ -44,21 +46,49 @@ class RemoteImage:
         except ImageError:
             return FileStamp(self.name, -1, -1)
 
+    def at_hand(self) -> FetchedImage:
+        return FetchedImage(self)
+
+    def sha256(self) -> str:
+        return self.at_hand().sha256()
+
+    def opened(self) -> AbstractContextManager[BinaryIO]:
+        return self.at_hand().opened()
+
+    def opened_for_good(self) -> AbstractContextManager[tuple[BinaryIO, Source]]:
+        return self.at_hand().opened_for_good()
+
+
+class FetchedImage:
+    """The bytes of a remote image, or why they could not be had. They are looked at as often as one likes, by one
+    thread at a time, and let go of when they have been read for good."""
+
+    def __init__(self, image: RemoteImage) -> None:
+        self.id, self.name, self.stamp = image.id, image.name, image.stamp
+        self._file = cast(BinaryIO, tempfile.SpooledTemporaryFile(IN_MEMORY))  # noqa: SIM115
+        self._error: ImageError | None = None
+        try:
+            files.check_size(1 if image.place.size is None else image.place.size)
+            files.check_size(image.place.copy_to(self._file, files.MAX_FILE_BYTES + 1))
+        except ImageError as error:
+            self._error = error
+
+    def at_hand(self) -> FetchedImage:
+        return self
+
     def sha256(self) -> str:
         return files.sha256_of_opened(self.opened)
 
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:
-        files.check_size(1 if self.place.size is None else self.place.size)
-        with tempfile.SpooledTemporaryFile(files.IN_MEMORY) as spool:
-            file = cast(BinaryIO, spool)
-            files.check_size(self.place.copy_to(file, files.MAX_FILE_BYTES + 1))
-            file.seek(0)
-            yield file
+        if self._error is not None:
+            raise self._error
+        self._file.seek(0)
+        yield self._file
 
     @contextmanager
     def opened_for_good(self) -> Iterator[tuple[BinaryIO, Source]]:
-        with self.opened() as file:
+        with closing(self._file), self.opened() as file:
             digest = files.digest_of(file)
             file.seek(0)
             yield file, Source(*self.stamp(), digest)

@@ -16,7 +16,7 @@ from helpers.file_server import Server, serving
 from helpers.tars import jpeg, member, samples, tar_bytes
 
 from feature_extraction.errors import ImageError, ImageFolderError, StoreError, UsageError
-from feature_extraction.images import files, place, sources
+from feature_extraction.images import files, place, remote, sources
 from feature_extraction.images.decode import decode_image, read_opened
 from feature_extraction.images.listed import ListedImage, Listing
 
@@ -73,7 +73,7 @@ def test_a_remote_folder_is_searched_as_one_here(memory: Any, scratch: Path, tmp
 
 def test_large_remote_images_go_through_the_disk(memory: Any, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memory.pipe("/images/1.jpg", jpeg(1))
-    monkeypatch.setattr(files, "IN_MEMORY", 100)
+    monkeypatch.setattr(remote, "IN_MEMORY", 100)
     assert read(listed("memory://images/1.jpg", scratch).images[0]) == ""
     monkeypatch.setattr(files, "MAX_FILE_BYTES", 200)
     assert "more than the 200 that an image can have" in read(listed("memory://images/1.jpg", scratch).images[0])

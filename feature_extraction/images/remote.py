@@ -19,7 +19,7 @@ from ..names import printable
 from ..storage.files import check_room
 from ..storage.source import FileStamp, Source
 from . import files
-from .address import is_address
+from .address import is_address, is_web
 from .archive import Archive
 from .listed import Found, Listing
 from .listing import is_own
@@ -99,8 +99,8 @@ class FetchedImage:
 
 def list_folder(address: str) -> Listing[RemoteImage]:
     """All below an address that is not hidden, as of a folder. Raises ImageFolderError, UsageError."""
-    top = Place(address)
-    if top.is_http:
+    top = Place.at(address)
+    if is_web(address):
         raise UsageError(f"{top.name}: http has no folders: give a .tar, one image, or a list file (.txt) of addresses")
     try:
         entries = top.find()
@@ -122,7 +122,7 @@ def list_addresses(addresses: Sequence[str], list_name: str) -> Listing[RemoteIm
     found: Found[RemoteImage] = Found(_difference)
     for address in addresses:
         if is_address(address):
-            _add(found, Place(address))
+            _add(found, Place.at(address))
         else:
             found.fail(b"", printable(address), "a path among addresses: a list holds the ones or the others")
     if not found:
@@ -132,7 +132,7 @@ def list_addresses(addresses: Sequence[str], list_name: str) -> Listing[RemoteIm
 
 def read_list(address: str, most: int) -> tuple[bytes, str]:
     """(the bytes of a list file, its printable name). Raises ImageFolderError."""
-    place = Place(address)
+    place = Place.at(address)
     try:
         with tempfile.SpooledTemporaryFile(files.IN_MEMORY) as spool:
             place.copy_to(cast(BinaryIO, spool), most)
@@ -162,7 +162,7 @@ def _difference(first: RemoteImage, other: RemoteImage) -> str:
 def fetch_tar(address: str, scratch: Path, say: Callable[[str], None]) -> Archive:
     """The tar at an address, copied into a nameless file in the folder ``scratch``. Raises ImageFolderError, and
     StoreError where there is no room for it."""
-    place = Place(address)
+    place = Place.at(address)
     try:
         size, version = place.size, place.version
         if size is None:
@@ -181,7 +181,7 @@ def fetch_tar(address: str, scratch: Path, say: Callable[[str], None]) -> Archiv
 
 def version_at(address: str) -> tuple[str, int]:
     """(name, version) of what lies at an address. Raises ImageFolderError."""
-    place = Place(address)
+    place = Place.at(address)
     try:
         return place.name, place.version
     except ImageError as error:

@@ -30,6 +30,7 @@ from feature_extraction.arguments import Parser, positive
 from feature_extraction.compare import PUBLISHED, Tolerance
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING, EXIT_USAGE
 from feature_extraction.errors import KitError
+from feature_extraction.images.address import shown
 from feature_extraction.names import json_printable, printable
 from feature_extraction.storage import store
 from feature_extraction.storage.files import atomic_write
@@ -131,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not found:
         way_out = "make extract-all" if is_url(published) else "make download-features, and make extract-all"
         print(
-            f"verify: no feature file is in both {printable(args.ours)} and {printable(published)}: {way_out}; or "
+            f"verify: no feature file is in both {printable(args.ours)} and {shown(published)}: {way_out}; or "
             "--ours FILE --published FILE",
             file=sys.stderr,
         )

@@ -13,9 +13,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 from feature_extraction.errors import DownloadError
+from feature_extraction.images.address import shown, without_secrets
 from feature_extraction.names import printable
 
 BLOCK: Final = 8 << 10
@@ -55,9 +55,7 @@ class RemoteFile(io.RawIOBase):
         super().__init__()
         errors, system = _libraries()
         self._errors: tuple[type[Exception], ...] = (Retry, *errors)
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]  # a password is not printed
-        self.name = printable(urlunsplit((parts.scheme, host, parts.path, "", "")))
+        self.name = shown(url)
         self.traffic = Traffic()
         self.failure: DownloadError | None = None
         """Why reading ended: HDF5 tells it in its own words, if at all."""
@@ -134,7 +132,7 @@ class RemoteFile(io.RawIOBase):
                 try:
                     return ask()
                 except self._errors as error:
-                    last = printable(" ".join(f"{error}".split())[:200]) or type(error).__name__
+                    last = without_secrets(str(error))[:200] or type(error).__name__
             raise self._error(f"could not be read in {TRIES} tries ({last}): try later, or make download-features")
         except DownloadError as error:
             self.failure = error

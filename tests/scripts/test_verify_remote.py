@@ -55,9 +55,12 @@ def test_100_images_of_a_file_of_4_gb(
     tmp_path: Path, published: Path, ours: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(published) as server:
-        assert run(ours, server.url(), "--json", str(tmp_path / "found.json")) == 0
+        address = server.url("/f.h5?sig=s3cr3t").replace("//", "//user:pa55word@")
+        assert run(ours, address, "--json", str(tmp_path / "found.json")) == 0
     said = capsys.readouterr().out
     assert "ok, 100 images compared" in said
+    told = said + (tmp_path / "found.json").read_text()
+    assert not [secret for secret in ("user", "pa55word", "s3cr3t") if secret in told]
     assert server.sent < 120e6
     assert server.requests < 1_200
     (found,) = json.loads((tmp_path / "found.json").read_text())

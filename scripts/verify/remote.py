@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from feature_extraction.errors import DownloadError
-from feature_extraction.images.address import shown, without_secrets
+from feature_extraction.images.address import is_web, shown, without_secrets
 from feature_extraction.names import printable
 
 BLOCK: Final = 8 << 10
@@ -44,15 +44,15 @@ class Traffic:
     """Of the bodies."""
 
 
-def is_url(place: str) -> bool:
-    return place.startswith(("http://", "https://"))
-
-
 class RemoteFile(io.RawIOBase):
     """A file behind ``http://`` or ``https://``: a ``storage.stream.Stream``. Raises DownloadError and its way out."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
+        if not is_web(url):
+            raise DownloadError(
+                f"{shown(url)}: only http(s) is read in pieces: of s3 and gs give a signed https address"
+            )
         errors, system = _libraries()
         self._errors: tuple[type[Exception], ...] = (Retry, *errors)
         self.name = shown(url)

@@ -176,6 +176,11 @@ def test_a_password_in_the_address_is_not_printed(published: Path) -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_an_address_that_is_none_of_http_is_told(ours: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(ours, "s3://bucket/f.h5") == 1
+    assert "s3://bucket/f.h5: only http(s) is read in pieces" in capsys.readouterr().out
+
+
 def test_without_the_libraries_the_message_says_what_to_install(ours: Path) -> None:
     program = (
         "import sys; sys.modules['fsspec'] = None; from scripts.verify.__main__ import main; "

@@ -51,7 +51,7 @@ class RemoteFile(io.RawIOBase):
         super().__init__()
         if not is_web(url):
             raise DownloadError(
-                f"{shown(url)}: only http(s) is read in pieces: of s3 and gs give a signed https address"
+                f"{shown(url)}: only http(s) is read in pieces: give a signed https address of it"
             )
         errors, system = _libraries()
         self._errors: tuple[type[Exception], ...] = (Retry, *errors)

@@ -9,6 +9,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,25 @@ def test_a_part_of_this_version_is_continued(download: Download, lock: LockFile,
     get(download, lock)
     assert server.ranges() == ["bytes=5000-"]
     assert download.path.read_bytes() == CONTENT
+
+
+def test_no_secret_of_an_address_is_kept_and_another_signature_goes_on(
+    download: Download, lock: LockFile, server: Server
+) -> None:
+    def signed(signature: str) -> Download:
+        path = f"/file.h5?sig={signature}"
+        server.files[path] = CONTENT
+        return replace(download, url=server.url(path).replace("//", "//user:pa55word@"))
+
+    first = signed("s3cr3t")
+    server.trouble["/file.h5?sig=s3cr3t"] = ["cut:5000", *["status:503"] * 9]
+    with pytest.raises(DownloadError, match="are kept") as caught:
+        get(first, lock)
+    told = str(caught.value) + "".join(p.read_text(errors="replace") for p in download.path.parent.iterdir())
+    assert not [secret for secret in ("user", "pa55word", "s3cr3t") if secret in told]
+    server.requests.clear()
+    get(signed("another"), lock)
+    assert server.ranges() == ["bytes=5000-"]
 
 
 def test_changed_unnoticed_between_two_parts(download: Download, lock: LockFile, server: Server) -> None:

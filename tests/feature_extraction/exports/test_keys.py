@@ -115,7 +115,7 @@ def test_lists_of_ids(tmp_path: Path) -> None:
 def test_ids_that_are_not_there_are_named(tmp_path: Path) -> None:
     ids = tmp_path / "ids.txt"
     ids.write_text(f"{COCO[0]}\nother\n")
-    with pytest.raises(StoreError, match=r"no features of 1 of the 2 images of .*: 'other'"):
+    with pytest.raises(StoreError, match=r"no features of 1 of the 2 images asked for: 'other'"):
         export(coco_file(tmp_path / "a.h5"), "npz", tmp_path / "out", ids=ids)
 
 

@@ -89,7 +89,6 @@ def split_by_lists(source: Path, lists: Mapping[str, Sequence[str]], folder: Pat
 
 
 def _split(source: Path, lists: Mapping[str, Sequence[str]], folder: Path, tell: Tell) -> list[Made]:
-    folder.mkdir(parents=True, exist_ok=True)
     return [subset(source, ids, folder / f"{name}.h5", tell) for name, ids in lists.items()]
 
 

@@ -54,7 +54,8 @@ class CutOff(StoreError):
 def shown(text: str | bytes) -> str:
     """A name from a file, as it can be printed: quoted, shortened, control characters escaped."""
     text = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text
-    return ascii(text if len(text) <= 80 else text[:77] + "...") if not text.isprintable() else repr(text[:80])
+    text = text if len(text) <= 80 else text[:77] + "..."
+    return repr(text) if text.isprintable() else ascii(text)
 
 
 # --- opening --------------------------------------------------------------------------------------------------

@@ -466,9 +466,14 @@ def test_a_changed_source_is_clipped_anew_and_a_lost_one_is_not(data: Path, run:
     run(*words)
     write(source, [*VALID, "COCO_val2014_000000000074"], seed=9)
     assert line(run(*words, "--check")[1], "COCO/features/val2014_obj36.h5").startswith("to make")
+    earlier = made.read_bytes()
+    killed = subprocess.run([sys.executable, "-c", KILLED, *map(str, words)], cwd=ROOT, check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert made.read_bytes() == earlier
     run(*words)
     with h5py.File(made) as file:
         assert len(file) == 3
+        assert json.loads(file.attrs["derived"])["by"] == "clip"
     before = made.read_bytes()
     source.unlink()
     assert line(run(*words)[1], "COCO/features/val2014_obj36.h5").startswith("there")

@@ -65,7 +65,7 @@ def export(config: ExportConfig, stopping: Stopping, tell: Callable[[int, int], 
         names = keys.keys_of(ids, config.keys)
         entries = Entries(file, config)
         form = FORMS[config.format](config, entries.layout(ids[0]), names)
-        entries.require(form.required())
+        entries.require(form.required(), form.least_boxes)
         keys.refuse_unfit(names, form.why_unfit, config.format)
         settings = {**config.identity, "from": stamp_of(config.source), "ids": digest_of(ids)}
         if os.path.lexists(config.output):

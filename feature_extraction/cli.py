@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import signal
 import sys
@@ -35,6 +34,7 @@ from .errors import KitError, UnknownName
 from .flags import add_spec_flags, kinds, parse, specs_of
 from .images.address import is_address
 from .names import printable
+from .terminal import signals_to
 
 if TYPE_CHECKING:
     from .pipeline import Report
@@ -196,19 +196,8 @@ def say(line: str) -> None:
 @contextmanager
 def explained() -> Iterator[None]:
     """Around a command: errors that a user can mend are printed in one paragraph, not raised."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a locale without the letters of a name must not end the run
-            stream.reconfigure(errors="backslashreplace")
     try:
         yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in ("feature_extraction", "kmeans", "scripts"):
-            raise
-        print(
-            f"error: this Python ({sys.executable}) has no {error.name}: `make setup` installs everything into "
-            f"{places.CHECKOUT / '.venv'}; then start the command with .venv/bin/python instead",
-            file=sys.stderr,
-        )
     except KitError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
     except MemoryError as error:
@@ -236,12 +225,8 @@ def stopped_by_signals() -> Iterator[tuple[threading.Event, list[int]]]:
         stopping.set()
         print("\nstopping after the images in flight; once more to stop at once", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals_to(stop, signal.SIGINT, signal.SIGTERM):
         yield stopping, stopped_by
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _print_report(report: Report) -> None:

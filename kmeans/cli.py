@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -138,7 +137,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def guarded(work: Callable[[], int]) -> int:
     """The exit status of ``work``; what a user can mend is told in one line."""
-    take_any_locale()
     try:
         return work()
     except KitError as error:
@@ -151,20 +149,9 @@ def guarded(work: Callable[[], int]) -> int:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not be imported for its name alone
             raise
         return failed(f"the GPU's memory does not suffice ({error}): give --device cpu, or wait until it is free")
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] in ("kmeans", "feature_extraction"):
-            raise
-        return failed(f"{error}: run `make setup`, and this with .venv/bin/python")
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return 130
-
-
-def take_any_locale() -> None:
-    """A terminal without the letters of a name shows them escaped; it must not end the run."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def use_threads() -> str:

@@ -29,7 +29,7 @@ from feature_extraction import catalog
 from feature_extraction.arguments import choose
 from feature_extraction.errors import DownloadError, UsageError
 from feature_extraction.names import printable
-from feature_extraction.terminal import run_main
+from feature_extraction.terminal import run_main, signals_to
 
 from .ensure import ensure
 from .fetch import Download, ask
@@ -194,11 +194,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(argv)
     run = Run(RetryPolicy(tries=args.tries, first_wait=args.first_wait, silence=args.timeout))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: run.stopping.set())
     problems: list[str] = []
     try:
-        with Progress() as progress:
+        with signals_to(lambda *_: run.stopping.set(), signal.SIGINT, signal.SIGTERM), Progress() as progress:
             run.say = progress.say
             problems += download_all(Plan(args).downloads, args, run, progress)
     except Stopped:

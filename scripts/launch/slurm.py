@@ -193,10 +193,7 @@ def _submit(
         return "the file is there already"
     before = [_job_before(here, files[name], ids) for name in script.after]
     job = here.extract(files[script.name]) if script.name in files else vocabulary.kmeans(here)
-    for output in job.writes:
-        checks.make_output(output, in_container=False)
-    if script.name in files:
-        job.check()
+    here.prepare(job)
     path = folder / f"{script.name}.sbatch"
     path.write_text(script.text, encoding="utf-8")
     after = ":".join(filter(None, before))

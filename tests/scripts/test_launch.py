@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch) -> None:
     """A runtime that has the image, and no GPU."""
-    monkeypatch.setattr(container.Runtime, "require_to_run", lambda self, image: None)
+    monkeypatch.setattr(container.Runtime, "require_to_run", lambda self, image, way_out: None)
     monkeypatch.setattr(container.Runtime, "has_image", lambda self, image: True)
     monkeypatch.setattr(checks, "gpus", lambda: 0)
 
@@ -72,12 +73,6 @@ def test_nothing_but_the_standard_library_is_needed() -> None:
         [sys.executable, "-S", "-m", "scripts.launch", "--list"], cwd=ROOT, capture_output=True, check=True
     )
     assert done.stdout.decode().count("  extract-") == 16
-
-
-def test_an_old_python_is_told_which_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "version_info", (3, 9, 2))
-    with pytest.raises(SystemExit, match=r"needs Python 3\.11 or newer, not .*: make PYTHON=python3\.12"):
-        exec((ROOT / "scripts/__init__.py").read_text(), {})
 
 
 def test_every_argument_of_the_dockerfile_can_be_set() -> None:
@@ -340,17 +335,18 @@ def test_groups_that_own_the_data_come_along(tmp_path: Path, monkeypatch: pytest
     assert "888" not in here.command(here.verify()).shown()
 
 
-def test_verify_behind_an_address_runs_on_the_host_and_mounts_nothing_of_it() -> None:
-    """No container has a network."""
+def test_verify_behind_an_address_runs_on_the_host_and_mounts_nothing_of_it(answering: None) -> None:
+    """No container has a network, also where the image is there."""
     for words, place in (
         (["REMOTE=1"], "--remote"),
         (["PUBLISHED=https://mirror.example/f"], "--published https://mirror.example/f"),
     ):
         here = Launcher(Settings({}, [*words, "DATASETS=/data"]), dry_run=True)
         line = here.command(here.verify()).shown()
-        assert f"-m scripts.verify --ours /data {place}" in line
-        with pytest.raises(UsageError, match="no container has a network"):
-            Launcher(Settings({}, [*words, "RUN=container"]), dry_run=True).verify()
+        assert re.match(rf"\S+/.venv/bin/python -m scripts\.verify --ours /data {place}", line)
+        for run in ("container", "apptainer", "charliecloud"):
+            with pytest.raises(UsageError, match="no container has a network"):
+                Launcher(Settings({}, [*words, f"RUN={run}"]), dry_run=True).verify()
 
 
 def test_verify_that_recomputes_is_given_the_checkpoint() -> None:
@@ -504,6 +500,24 @@ def test_a_signal_reaches_the_job_once_and_ends_the_round(data: Path, capfd: pyt
     assert "missing: not begun" in said
     assert "0 of 2 files made" in said
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_what_the_caller_ignores_is_ignored(data: Path) -> None:
+    """``nohup make extract-all &`` outlives its terminal, whose end is a SIGHUP to everything in it."""
+    program = (
+        "import os, signal, sys\n"
+        "from scripts.launch.jobs import Command\n"
+        "from scripts.launch import several\n"
+        "stopped = []\n"
+        "job = f'import os, signal, time; [os.kill({os.getpid()}, n) for n in (signal.SIGHUP, signal.SIGTERM)]; "
+        "time.sleep(0.5)'\n"
+        "several.run(Command(argv=[sys.executable, '-c', job]), stopped)\n"
+        "print(*stopped)\n"
+    )
+    done = subprocess.run(
+        ["nohup", sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == [str(int(signal.SIGTERM))]
 
 
 def test_the_reason_is_the_error_line() -> None:

@@ -7,7 +7,7 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from .config import EXIT_USAGE
 from .errors import UsageError
@@ -34,8 +34,12 @@ def nearest_of_many(word: str, known: Sequence[str], listed: str) -> str:
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
+    called: ClassVar[str] = ""
+    """What the user has typed to come here, where that is not the module's own name: ``xlxmert-features check``."""
+
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        settings |= {"prog": self.called} if self.called else {}
         super().__init__(allow_abbrev=settings.pop("allow_abbrev", True), **settings)
 
     def error(self, message: str) -> NoReturn:

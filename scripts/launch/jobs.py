@@ -200,7 +200,8 @@ class Launcher:
         command += ["--split", file.split.name] if file.split.name else []
         command += ["--checkpoint_dir", str(settings.checkpoint)]
         command += ["--engine", settings["ENGINE"], "--precision", settings["PRECISION"]]
-        command += ["--device", "cpu"] if settings.number("GPUS") == 0 and "--device" not in flags else []
+        if (gpus := settings.number("GPUS")) is not None and "--device" not in flags:
+            command += ["--device", "cuda" if gpus else "cpu"]  # what was asked for by number, or nothing
 
         def check() -> list[Path]:
             checks.require_checkpoint(settings.checkpoint)

@@ -455,7 +455,9 @@ def test_processes_follow_gpus_or_are_set() -> None:
     assert "torchrun --standalone --local-addr 127.0.0.1 --nproc_per_node 2 " in line("GPUS=0", "PROCESSES=2")
     assert "torchrun" not in line("GPUS=1") + line("GPUS=0") + line("GPUS=4", "PROCESSES=1")
     assert " --device cpu" in line("GPUS=0")
-    assert " --device cpu" not in line("GPUS=1") + line("GPUS=0", "EXTRACT_FLAGS=--device cuda")
+    assert " --device cuda" in line("GPUS=1"), "a PyTorch without CUDA is refused, not computed with"
+    assert " --device cpu" not in line("GPUS=0", "EXTRACT_FLAGS=--device cuda")
+    assert " --device" not in line()
 
 
 # ---------------------------------------------------------------- several files
@@ -582,9 +584,18 @@ def test_setup_says_what_comes_next(
     assert asked[1][0] == str(tmp_path / "venv/bin/python")
     assert asked[1][-2:] == ["--editable", ".[dev]"]
     assert capsys.readouterr().out.splitlines()[-1].startswith("next: make demo")
-    monkeypatch.setattr(setup.sys, "executable", "/bin/false")
+
+
+def test_setup_that_makes_no_environment_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert setup.main([str(tmp_path / "file/venv")]) == 1
+    assert "makes no environment: Error: [Errno 20] Not a directory: " in (said := capsys.readouterr().err), said
+    monkeypatch.setattr(setup, "find_spec", lambda name: None)
     assert setup.main([str(tmp_path / "venv")]) == 1
-    assert "apt-get install python3-venv, or PYTHON=another" in capsys.readouterr().err
+    assert re.search(r"has no ensurepip: apt-get install python3\.\d+-venv, or PYTHON=", capsys.readouterr().err)
+    assert not (tmp_path / "venv").exists()
 
 
 def test_a_program_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,8 +59,8 @@ KMEANS_MAY_IMPORT = (
 )
 HEAVY = {"torch", "faiss", "h5py", "numpy", "cv2", "PIL", "yaml"}
 LIGHT = (
-    "errors", "recipe", "machine", "places", "names", "config", "arguments", "catalog", "recipes", "flags", "cli",
-    "commands", "__init__", "__main__", "tools_cli", "exports/__init__", "exports/spec", "images/address",
+    "errors", "recipe", "machine", "places", "names", "config", "arguments", "terminal", "catalog", "recipes", "flags",
+    "cli", "commands", "__init__", "__main__", "tools_cli", "exports/__init__", "exports/spec", "images/address",
 )  # fmt: skip
 """What ``--help`` imports: standard library only."""
 

@@ -11,11 +11,13 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.file_server import Server
 
 from feature_extraction.errors import DownloadError
+from scripts.download import __main__ as main_module
 from scripts.download.ensure import ensure
 from scripts.download.fetch import Download
 from scripts.download.files import exclusive
@@ -344,6 +346,21 @@ def test_a_hostile_archive_leaves_nothing(tmp_path: Path, server: Server) -> Non
     assert done.returncode == 1
     assert "is not one of an image archive" in done.stderr
     assert not (tmp_path / "datasets" / "GQA" / "images").exists()
+
+
+def test_all_that_can_be_had_without_a_form_is_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make download-images && make extract-all` goes on; who names NLVR2 wants it."""
+    monkeypatch.setattr(main_module, "Plan", lambda args: SimpleNamespace(downloads=[]))
+    words = ["--datasets", str(tmp_path), "--lock", str(tmp_path / "lock.json")]
+    assert main_module.main(["images", *words]) == 0
+    said = capsys.readouterr()
+    assert "not downloaded: nlvr2: images are lacking" in said.out
+    assert "make extract-gqa" in said.out
+    assert "make extract-nlvr2" not in said.out
+    assert said.err == ""
+    assert main_module.main(["images", "nlvr2", *words]) == 1
 
 
 def test_nlvr2_is_explained_and_a_folder_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

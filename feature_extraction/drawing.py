@@ -42,8 +42,8 @@ THINNEST: Final = 1 / 400
 """... and of the last one's."""
 LABELS: Final = 8
 """So many of the best boxes carry their label in a picture; more would hide the image."""
-OPACITY: Final = 0.5
-"""Of the words' tint over the photograph."""
+OPACITY: Final = 0.75
+"""Of the words' tint: the photograph is still seen, and a word looks much the same over its light and dark parts."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,8 @@ def draw(
 def draw_words(
     image: ImageLike, ids: ArrayLike, *, numbers: bool = False, opacity: float = OPACITY, lines: bool = True
 ) -> Image.Image:
-    """The image (H, W) in gray with its grid tinted by visual word, RGB: a word has one colour in all pictures.
+    """The image (H, W) in gray with its grid tinted by visual word, RGB: a word has one colour in all pictures, and of
+    more words than ``PALETTE`` has colours some share one.
 
     ``ids``: the word of each cell, (g, g) or (g * g,) row by row. ``numbers``: write each word's number into its cell.
     ``lines``: a line where two neighbours are of different words. Raises ImageError, UsageError.

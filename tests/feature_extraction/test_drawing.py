@@ -55,6 +55,19 @@ def test_a_word_has_one_colour_in_every_picture() -> None:
     assert (one == other).all()
 
 
+@pytest.mark.parametrize(("eyes", "least"), [(np.eye(3), 0.65), (np.array(PROTAN), 0.45), (np.array(DEUTAN), 0.35)])
+def test_a_word_is_known_again_over_light_and_dark(eyes: NDArray[np.float64], least: float) -> None:
+    """Of 16 words so many look, over dark and light parts, more like themselves over gray than like any other."""
+    words = np.arange(16)
+    tinted = [
+        draw_words(np.full((4, 4, 3), level, np.uint8), words, lines=False).get_flattened_data()
+        for level in (40, 128, 216)
+    ]
+    dark, gray, light = (oklab(["#{:02x}{:02x}{:02x}".format(*p) for p in pixels], eyes) for pixels in tinted)
+    away = np.linalg.norm(np.concatenate([dark, light])[:, None] - gray[None], axis=-1)
+    assert (away.argmin(1) == np.tile(words, 2)).mean() >= least
+
+
 def test_each_cell_has_the_colour_of_its_word() -> None:
     words = np.arange(64).reshape(8, 8)
     picture = np.asarray(draw_words(GRAY, words.ravel(), opacity=1.0, lines=False))

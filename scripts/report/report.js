@@ -27,13 +27,13 @@
       told.textContent = `; on this page ${here.cells} in ${here.images} ${here.images === 1 ? "image" : "images"}`;
       copy.querySelector("h4").append(told);
     }
-    const inPanel = panel.contains(document.activeElement);
+    const onward = panel.contains(from);
     inside.replaceChildren(copy);
     panel.hidden = false;
-    if (inPanel) close.focus();
     panel.scrollTop = 0;
     document.body.style.paddingBottom = panel.offsetHeight + "px";
-    if (from && !panel.contains(from)) {
+    if (onward) close.focus(); // the link that was followed is gone
+    else {
       origin = from;
       const under = from.getBoundingClientRect().bottom - panel.getBoundingClientRect().top;
       if (under > 0) window.scrollBy(0, under + 24);

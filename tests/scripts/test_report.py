@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import itertools
 import json
 import os
 import pickle
@@ -191,6 +192,34 @@ def test_pictures_have_words_for_those_who_do_not_see_them(album: Path) -> None:
     assert "row 1, column 1: word " in page(album)
 
 
+def test_the_pages_own_colours_can_be_read() -> None:
+    """WCAG 2: text 4.5 to 1, the ring of the focus and the edges of fields 3 to 1; in light and dark."""
+    style = (Path(report.__file__).parent / "report.css").read_text(encoding="utf-8")
+    schemes = [
+        dict(re.findall(r"--([a-z-]+): #([0-9a-f]{6})", rules)) for rules in re.findall(r":root \{(.*?)\}", style, re.S)
+    ]
+    assert len(schemes) == 2
+    texts = [(ink, ground) for ink in ("ink", "quiet", "accent", "loud", "warn") for ground in ("paper", "raised")]
+    texts += [("loud", "loud-paper"), ("warn", "warn-paper"), ("absent-ink", "absent")]
+    for colours in schemes:
+        for ink, ground in texts:
+            dark, light = sorted(luminance(colours[name]) for name in (ink, ground))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, ground)
+
+
+def luminance(colour: str) -> float:
+    channels = np.frombuffer(bytes.fromhex(colour), np.uint8) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
+
+
+def test_headings_go_down_one_by_one(album: Path) -> None:
+    levels = [int(tag[1]) for tag, _ in Elements(page(album)).found if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
 def test_hostile_names_and_attributes_are_only_text(datasets: Path) -> None:
     evil = '"><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[2J\u202e'
     features = datasets / "COCO/features"
@@ -269,6 +298,21 @@ def test_images_may_lie_elsewhere(datasets: Path, tmp_path: Path) -> None:
     assert f'aria-label="Photograph {coco_id(1)}"' in page(datasets, images=(tmp_path / "elsewhere",))
     with pytest.raises(KitError, match="none"):
         page(datasets, images=(tmp_path / "none",))
+
+
+def test_images_are_found_where_the_features_were_made_from(datasets: Path, tmp_path: Path) -> None:
+    """A user's own files: no folder of the catalogue has their images."""
+    features = datasets / "COCO/features"
+    own = tmp_path / "own.jpg"
+    image_file(datasets, coco_id(1)).rename(own)
+    info = own.stat()
+    source = {"path": str(own), "size": info.st_size, "mtime_ns": info.st_mtime_ns, "sha256": "0" * 64}
+    with h5py.File(features / "maskrcnn_valid_grid8.h5", "a") as file:
+        file[coco_id(1)].attrs["source"] = np.bytes_(json.dumps(source))
+    text = page(datasets)
+    assert f'aria-label="Photograph {coco_id(1)}"' in text
+    assert not re.search(rf'aria-label="{coco_id(1)}, cell[^"]*: no photograph"', text)
+    assert f'aria-label="image {coco_id(1)}: no picture"' not in text
 
 
 def test_a_photograph_that_was_replaced_is_told(datasets: Path) -> None:

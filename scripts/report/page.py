@@ -16,8 +16,9 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from feature_extraction.class_names import names_in, read_names
 from feature_extraction.config import Boxes, Grid
-from feature_extraction.drawing import PALETTE, edges_of, ink_on, names_in, plates_of, read_names, word_colour
+from feature_extraction.drawing import PALETTE, edges_of, ink_on, plates_of, word_colour
 from feature_extraction.errors import UsageError
 from feature_extraction.names import printable
 from feature_extraction.places import checkpoint_folders

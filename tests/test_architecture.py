@@ -28,7 +28,7 @@ _FLOORS = """
     feature_extraction.storage.output
     feature_extraction.detector
     feature_extraction.images
-    feature_extraction.drawing
+    feature_extraction.class_names feature_extraction.drawing
     feature_extraction.given
     feature_extraction.regions feature_extraction.progress feature_extraction.provenance feature_extraction.compare
     feature_extraction.features

@@ -14,7 +14,6 @@ from feature_extraction import catalog, machine
 from feature_extraction.arguments import Parser, positive
 from feature_extraction.errors import KitError
 from feature_extraction.names import printable
-from feature_extraction.terminal import take_any_locale
 
 from .options import ASSIGNMENTS, DEVICES, Options
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -30,11 +31,11 @@ from .config import (
     Grid,
     Spec,
 )
-from .errors import KitError, UnknownName
+from .errors import ImageFolderError, KitError, UnknownName
 from .flags import add_spec_flags, kinds, parse, specs_of
 from .images.address import is_address
 from .names import printable
-from .terminal import take_any_locale
+from .terminal import signals_to
 
 if TYPE_CHECKING:
     from .pipeline import Report
@@ -172,7 +173,7 @@ def execute(configs: Sequence[ExtractConfig]) -> int:
     """Run extractions of the same images, in one pass; returns the exit code. Errors a user can mend are printed in one
     paragraph."""
     machine.wait_without_spinning()
-    with explained(), stopped_by_signals() as (stopping, by):
+    with explained(), told_how_images_are_had(configs[0]), stopped_by_signals() as (stopping, by):
         from .series import Refused, Summary, extract_series
 
         summary, made = Summary(), []
@@ -186,10 +187,21 @@ def execute(configs: Sequence[ExtractConfig]) -> int:
         if summary.results > 1:
             say(summary.line())
         if made:
-            files = made[0] if len(made) == 1 else made[0].parent / "*.h5"
+            files = shlex.quote(str(made[0])) if len(made) == 1 else f"{shlex.quote(str(made[0].parent))}/*.h5"
             say(f"next: python -m feature_extraction check {files}, or make kmeans once the grids are there")
         return 128 + by[0] if by and summary.exit_code == EXIT_NOTHING else summary.exit_code
     return EXIT_NOTHING
+
+
+@contextmanager
+def told_how_images_are_had(config: ExtractConfig) -> Iterator[None]:
+    """Images of the catalogue that are missing: what brings them."""
+    try:
+        yield
+    except ImageFolderError as error:
+        if config.dataset not in catalog.DATA_SETS:
+            raise
+        raise ImageFolderError(f"{error} (make download-images-{config.dataset} brings them)") from error
 
 
 def say(line: str) -> None:
@@ -200,17 +212,8 @@ def say(line: str) -> None:
 @contextmanager
 def explained() -> Iterator[None]:
     """Around a command: errors that a user can mend are printed in one paragraph, not raised."""
-    take_any_locale()
     try:
         yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in ("feature_extraction", "kmeans", "scripts"):
-            raise
-        print(
-            f"error: this Python ({sys.executable}) has no {error.name}: `make setup` installs everything into "
-            f"{places.CHECKOUT / '.venv'}; then start the command with .venv/bin/python instead",
-            file=sys.stderr,
-        )
     except KitError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
     except MemoryError as error:
@@ -238,12 +241,8 @@ def stopped_by_signals() -> Iterator[tuple[threading.Event, list[int]]]:
         stopping.set()
         print("\nstopping after the images in flight; once more to stop at once", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals_to(stop, signal.SIGINT, signal.SIGTERM):
         yield stopping, stopped_by
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _print_report(report: Report) -> None:

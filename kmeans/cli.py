@@ -14,7 +14,6 @@ from feature_extraction import catalog, machine
 from feature_extraction.arguments import Parser, positive
 from feature_extraction.errors import KitError
 from feature_extraction.names import printable
-from feature_extraction.terminal import take_any_locale
 
 from .options import ASSIGNMENTS, DEVICES, Options
 
@@ -146,7 +145,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def guarded(work: Callable[[], int]) -> int:
     """The exit status of ``work``; what a user can mend is told in one line."""
-    take_any_locale()
     try:
         return work()
     except KitError as error:
@@ -159,10 +157,6 @@ def guarded(work: Callable[[], int]) -> int:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not be imported for its name alone
             raise
         return failed(f"the GPU's memory does not suffice ({error}): give --device cpu, or wait until it is free")
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] in ("kmeans", "feature_extraction"):
-            raise
-        return failed(f"{error}: run `make setup`, and this with .venv/bin/python")
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return 130

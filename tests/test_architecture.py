@@ -29,7 +29,7 @@ _FLOORS = """
     feature_extraction.storage.output feature_extraction.storage.by_hand
     feature_extraction.detector
     feature_extraction.images
-    feature_extraction.drawing
+    feature_extraction.class_names feature_extraction.drawing
     feature_extraction.given
     feature_extraction.regions feature_extraction.progress feature_extraction.provenance feature_extraction.compare
     feature_extraction.features
@@ -60,8 +60,8 @@ KMEANS_MAY_IMPORT = (
 )
 HEAVY = {"torch", "faiss", "h5py", "numpy", "cv2", "PIL", "yaml"}
 LIGHT = (
-    "errors", "recipe", "machine", "places", "names", "config", "arguments", "catalog", "recipes", "flags", "cli",
-    "commands", "__init__", "__main__", "tools_cli", "exports/__init__", "exports/spec", "images/address",
+    "errors", "recipe", "machine", "places", "names", "config", "arguments", "terminal", "catalog", "recipes", "flags",
+    "cli", "commands", "__init__", "__main__", "tools_cli", "exports/__init__", "exports/spec", "images/address",
 )  # fmt: skip
 """What ``--help`` imports: standard library only."""
 
@@ -180,7 +180,7 @@ def test_modules_stay_small() -> None:
     for path in CODE:
         assert len(path.read_text().splitlines()) <= 420, path
     for path in (ROOT / "tests").rglob("*.py"):
-        assert len(path.read_text().splitlines()) <= 800, path
+        assert len(path.read_text().splitlines()) <= 860, path
 
 
 @pytest.mark.parametrize("path", CODE, ids=name_of)
@@ -194,7 +194,8 @@ def test_a_function_fits_a_screen_and_is_not_nested_deep(path: Path) -> None:
 def test_the_linters_are_silenced_only_where_nothing_else_can_be_done() -> None:
     """Each place is listed here; what a whole group of files needs is in pyproject.toml, with its reason."""
     assert {path.relative_to(ROOT).as_posix() for path in CODE if structure.NOQA.search(path.read_text())} == {
-        "scripts/__init__.py",  # an old Python has not read requires-python
+        "feature_extraction/__init__.py",  # an old Python has not read requires-python
+        "feature_extraction/images/remote.py",  # a temporary file that lives as long as the image it holds
         "scripts/download/curl.py",  # a temporary file in an ExitStack that is closed by another method
     }
     assert {path.relative_to(ROOT).as_posix() for path in CODE if "type: ignore" in path.read_text()} == {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from feature_extraction import catalog
@@ -20,21 +21,27 @@ DOWNLOADS = ("", "pretrained", "annotations", "features", "images")
 """What stands after ``download-``; nothing: the checkpoint."""
 
 
-def download(here: Launcher, target: str) -> Command:
-    """``download``, ``download-WHAT``, and of features and images ``download-WHAT-SET``."""
+def downloads(target: str) -> list[str]:
+    """``download``, ``download-WHAT``, and of features and images ``download-WHAT-SET`` -> what is asked of
+    scripts.download. Raises UsageError."""
     what, _, data = target.removeprefix("download").removeprefix("-").partition("-")
     sets = [data] if data else []
     if what not in DOWNLOADS or (data and (what not in ("features", "images") or data not in catalog.DATA_SETS)):
         names = [f"download{'-' if w else ''}{w}" for w in DOWNLOADS]
         names += [f"download-{w}-{d}" for w in ("features", "images") for d in catalog.DATA_SETS]
-        raise UsageError(f"no target {target}: {nearest(target, names)}")
+        raise UsageError(f"there is no {target}; {nearest(target, names)}")
+    return [what or "checkpoint", *sets]
+
+
+def download(here: Launcher, wanted: Sequence[str]) -> Command:
+    """What ``downloads`` has understood."""
     if not here.dry_run:
         checks.require_curl()
     settings = here.settings
     command = [sys.executable, "-m", "scripts.download", "--datasets", str(settings.datasets)]
     command += ["--checkpoint_dir", str(settings.checkpoint), "--published", str(settings.published)]
     command += ["--base-url", settings["BASE_URL"]] if settings["BASE_URL"] else []
-    return Command(argv=[*command, *settings.words("DOWNLOAD_FLAGS"), what or "checkpoint", *sets])
+    return Command(argv=[*command, *settings.words("DOWNLOAD_FLAGS"), *wanted])
 
 
 def docker_build(here: Launcher) -> Command:
@@ -63,7 +70,7 @@ def image_archive(here: Launcher) -> Command:
     path = here.settings.path("IMAGE_FILE", CHECKOUT / "build" / f"xlxmert-features-{here.target}.tar.gz")
     image, program = here.container_image, shlex.quote(here.runtime.program)
     if not here.dry_run:
-        here.runtime.require_to_run(image)
+        here.runtime.require_to_run(image, "")
         path.parent.mkdir(parents=True, exist_ok=True)
     part, whole = shlex.quote(f"{path}.part"), shlex.quote(str(path))
     before, pack = "", f"{program} save {shlex.quote(image)}"

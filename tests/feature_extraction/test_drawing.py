@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from feature_extraction import drawing
+from feature_extraction.class_names import NAMES_FILE, names_in, read_names
 from feature_extraction.drawing import (
     PALETTE,
     draw,
@@ -21,7 +22,6 @@ from feature_extraction.drawing import (
     ink_on,
     marks_of,
     plates_of,
-    read_names,
 )
 from feature_extraction.errors import ImageError, UsageError
 
@@ -63,6 +63,19 @@ def test_a_word_has_one_colour_in_every_picture() -> None:
     assert (one == other).all()
 
 
+@pytest.mark.parametrize(("eyes", "least"), [(np.eye(3), 0.65), (np.array(PROTAN), 0.45), (np.array(DEUTAN), 0.35)])
+def test_a_word_is_known_again_over_light_and_dark(eyes: NDArray[np.float64], least: float) -> None:
+    """Of 16 words so many look, over dark and light parts, more like themselves over gray than like any other."""
+    words = np.arange(16)
+    tinted = [
+        draw_words(np.full((4, 4, 3), level, np.uint8), words, lines=False).get_flattened_data()
+        for level in (40, 128, 216)
+    ]
+    dark, gray, light = (oklab(["#{:02x}{:02x}{:02x}".format(*p) for p in pixels], eyes) for pixels in tinted)
+    away = np.linalg.norm(np.concatenate([dark, light])[:, None] - gray[None], axis=-1)
+    assert (away.argmin(1) == np.tile(words, 2)).mean() >= least
+
+
 def test_each_cell_has_the_colour_of_its_word() -> None:
     words = np.arange(64).reshape(8, 8)
     picture = np.asarray(draw_words(GRAY, words.ravel(), opacity=1.0, lines=False))
@@ -87,9 +100,11 @@ def test_numbers_are_written_into_cells() -> None:
     assert {(int(y) // 50, int(x) // 100) for y, x in changed} == {(0, 0), (0, 1), (1, 0), (1, 1)}
 
 
-@pytest.mark.parametrize("ids", [[], [1, 2, 3], [[1, 2]], [[-1, 2], [3, 4]], [[0.5, 1], [2, 3]], [[[1]]]], ids=repr)
+@pytest.mark.parametrize(
+    "ids", [[], [1, 2, 3], [[1, 2]], [[-1, 2], [3, 4]], [[0.5, 1], [2, 3]], [[[1]]], [[1], [2, 3]]], ids=repr
+)
 def test_words_that_are_no_grid_are_refused(ids: object) -> None:
-    with pytest.raises(UsageError, match=r"expected whole numbers from 0, \(g, g\)"):
+    with pytest.raises(UsageError, match=r"expected whole numbers from 0, \(g, g\)|rows of different lengths"):
         draw_words(GRAY, ids)
 
 
@@ -151,10 +166,34 @@ def test_a_label_covers_no_better_one() -> None:
     assert plates_of(marks_of(boxes, (200, 100)), (200, 100), lambda text: (5, 12)) == []  # no class, no label
 
 
-@pytest.mark.parametrize("boxes", [[1, 2, 3, 4], [[1, 2, 3]], [[1, 2, np.nan, 4]], [[1, 2, np.inf, 4]]], ids=repr)
+@pytest.mark.parametrize(
+    "boxes",
+    [[1, 2, 3, 4], [[1, 2, 3]], [[1, 2, np.nan, 4]], [[1, 2, np.inf, 4]], None, "abc", [object()], [[1], [2, 3]]],
+    ids=repr,
+)  # fmt: skip
 def test_boxes_that_are_none_are_refused(boxes: object) -> None:
-    with pytest.raises(UsageError, match="expected finite numbers"):
+    with pytest.raises(UsageError, match=r"expected what boxes\(\) found in one image, or finite|rows of different"):
         draw(GRAY, boxes)
+
+
+@pytest.mark.parametrize("image", [None, 3, [[1, 2], [3, 4]], b"x.jpg"], ids=repr)
+def test_what_can_be_no_image_is_said_so(image: object) -> None:
+    for picture in (lambda: draw(image, []), lambda: draw_words(image, [[1]])):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"image is of type .*: expected a path, a PIL image or a uint8 array"):
+            picture()
+
+
+def test_names_may_be_a_file(tmp_path: Path) -> None:
+    path = tmp_path / NAMES_FILE
+    path.write_text("cup\nspoon,fork\n")
+    for names in (path, str(path), ["cup", "spoon"]):
+        assert marks_of([[0, 0, 9, 9]], (10, 10), names, obj_id=[1])[0].label == "spoon"
+
+
+@pytest.mark.parametrize("opacity", [-0.1, 1.1, float("nan")])
+def test_an_opacity_is_a_part(opacity: float) -> None:
+    with pytest.raises(UsageError, match="expected 0 to 1"):
+        draw_words(GRAY, [[1]], opacity=opacity)
 
 
 def test_columns_of_another_length_are_refused() -> None:
@@ -190,11 +229,11 @@ def test_the_ink_is_readable_on_every_colour() -> None:
 
 
 def test_names_of_classes(tmp_path: Path) -> None:
-    path = tmp_path / drawing.NAMES_FILE
+    path = tmp_path / NAMES_FILE
     path.write_bytes("yolk\nstop sign,stopsign\nca\x1bt\nŻubr\n".encode())
     assert read_names(path) == ("yolk", "stop sign", "ca\\x1bt", "Żubr")
-    assert drawing.names_in(tmp_path / "none", tmp_path) == read_names(path)
-    assert drawing.names_in(tmp_path / "none") is None
+    assert names_in(tmp_path / "none", tmp_path) == read_names(path)
+    assert names_in(tmp_path / "none") is None
     path.write_bytes(b"\x89HDF\0")
     with pytest.raises(UsageError, match="no text file"):
         read_names(path)

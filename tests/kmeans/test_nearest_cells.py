@@ -65,6 +65,8 @@ def test_the_vocabulary_tells_them(case, tmp_path):
         assert vocabulary.nearest_cells(word, "some") == cells
     with pytest.raises(IndexError, match="from 0"):
         vocabulary.nearest_cells(K)
+    with pytest.raises(TypeError, match="integer"):
+        vocabulary.nearest_cells(3.0)
     with pytest.raises(KeyError, match="loaded: some"):
         vocabulary.nearest_cells(0, "vg")
 

@@ -241,7 +241,7 @@ def test_the_page_shows_the_words_that_differ_most(album: tuple[Path, Path]) -> 
     page = page_of(PageOptions(datasets=datasets))
     assert "Not trained here" in page
     assert "ab" * 32 in page
-    text = re.search(r'<h3 id="compared">.*?</section>', page, re.S)[0]  # type: ignore[index]
+    text = re.search(r'<h3 id="compared">.*?</section>', page, re.S)[0]
     assert found["verdict"] in text
     pair = found["farthest"][0]
     assert "The pair that is farthest apart" in text

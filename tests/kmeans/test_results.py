@@ -207,3 +207,11 @@ def test_an_error_while_writing_leaves_the_old_file(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["work", "x"]
     assert list((tmp_path / "work").iterdir()) == []
     assert (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_centroids_that_were_changed_since_are_not_taken_for_those_of_the_run(results, tmp_path):
+    (path,) = (p for p in results.glob("*_centroids*.npy") if "_cluster_index_" not in p.name)
+    expected = np.load(path)
+    np.save(path, expected[::-1])
+    cluster(tmp_path / "some.h5", tmp_path, 6, grid=4)
+    assert np.array_equal(np.load(path), expected)

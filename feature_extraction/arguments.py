@@ -38,6 +38,8 @@ class Parser(argparse.ArgumentParser):
             flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
             close = difflib.get_close_matches(unknown[1].partition("=")[0], flags, 1, 0.5)
             message = f"no flag {unknown[1]}" + (f"; did you mean {close[0]}?" if close else "")
+        elif unknown:  # a shell makes several words of one
+            message = f"unexpected {unknown[1]}: quote what has blanks, braces or stars ('cc3m/{{00000..00331}}.tar')"
         print(f"{self.prog}: error: {message} (see --help)", file=sys.stderr)
         sys.exit(EXIT_USAGE)
 

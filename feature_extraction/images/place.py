@@ -83,6 +83,7 @@ class Place:
                     file.write(block)
             size = self.size
             if size is not None and file.tell() != min(size, most):
+                self._forget()  # it may have been written anew since it was listed
                 raise ConnectionError(f"{file.tell():,} of {size:,} bytes came")
             return file.tell()
 
@@ -96,6 +97,13 @@ class Place:
             for path, info in found.items()
             if info.get("type") != "directory" and not path.endswith("/")
         }
+
+    def _forget(self) -> None:
+        """Ask again what lies here when that is next wanted."""
+        self._told = None
+        for fact in ("info", "version"):
+            self.__dict__.pop(fact, None)
+        self._fs.invalidate_cache()
 
     def _open(self) -> Any:
         # of http the plain stream: its other way wants ranges, which not every server has
@@ -163,6 +171,7 @@ def _what_to_install(error: ImportError) -> str:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether an http server said that asking again is of no use."""
-    status = getattr(error, "status", None)
-    return isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
+    """Whether asking again is of no use: the server said so, or there is nothing to ask it with."""
+    status, kind = getattr(error, "status", None), type(error).__name__
+    forever = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
+    return forever or "Credentials" in kind or kind == "ParamValidationError"  # botocore's, which may not be imported

@@ -19,7 +19,7 @@ from ..errors import ImageError, ImageFolderError
 from ..names import printable
 from . import files
 from .archive import Archive, TarMember
-from .listed import Found, Listing, looks_like_image
+from .listed import Found, Listing, difference, looks_like_image
 
 MAX_MEMBERS: Final = 4_000_000
 MAX_HEADER: Final = 1 << 20
@@ -64,7 +64,7 @@ def list_archive(archive: Archive) -> Listing[TarMember]:
 
 
 def _list(archive: Archive) -> Listing[TarMember]:
-    found: Found[TarMember] = Found(_difference)
+    found: Found[TarMember] = Found(difference)
     ignored = 0
     for info, path in _members(archive, found):
         name = path.rpartition(b"/")[2]
@@ -112,12 +112,6 @@ def _is_hidden(path: bytes) -> bool:
 
 def _shown(archive: Archive, path: bytes) -> str:
     return f"{archive.name}!/{printable(path[: 4 * MAX_NAME])}"
-
-
-def _difference(first: TarMember, other: TarMember) -> str:
-    """Empty where both have the same bytes."""
-    same = first.size == other.size and first.sha256() == other.sha256() != ""
-    return "" if same else "with different content"
 
 
 # --- one pass over the headers --------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from feature_extraction.images.listed import ListedImage, Listing
 
 
 @pytest.fixture
-def memory() -> Iterator[Any]:
+def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(place, "PAUSES", (0.01, 0.01))
     fs = fsspec.filesystem("memory")
     yield fs
     fs.store.clear()
@@ -103,6 +104,16 @@ def test_a_remote_tar_is_copied_into_a_file_without_a_name(memory: Any, scratch:
     before = listing.images[0].stamp()
     memory.pipe("/cc3m/00000.tar", tar_bytes(samples(range(3))))
     assert listed("memory://cc3m/00000.tar", scratch).images[0].stamp() != before  # written anew
+
+
+def test_an_image_written_anew_since_it_was_listed_is_read_as_it_is(memory: Any, scratch: Path) -> None:
+    memory.pipe("/images/1.jpg", jpeg(1))
+    (image,) = listed("memory://images", scratch).images
+    before = image.stamp()
+    memory.pipe("/images/1.jpg", jpeg(2) + bytes(100))
+    assert read(image) == ""
+    assert image.stamp() != before
+    assert image.sha256() == hashlib.sha256(jpeg(2) + bytes(100)).hexdigest()
 
 
 def test_a_tar_that_the_disk_has_no_room_for(memory: Any, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 from PIL import Image
 
 from . import machine
@@ -24,7 +23,7 @@ from .detector.build import Detector
 from .errors import ImageError
 from .extract import computed
 from .features import Arrays, Computation, page_locked
-from .images.decode import ImageLike, Pixels, decode_image, size_of
+from .images.decode import ImageLike, Pixels, checked_image, decode_image, size_of
 from .names import printable
 from .progress import Progress
 
@@ -95,10 +94,7 @@ class Stream:
 
 
 def _numbered(position: int, image: ImageLike) -> Numbered:
-    if not isinstance(image, str | os.PathLike | Image.Image | np.ndarray):
-        expected = "expected a path, a PIL image or a uint8 array (H, W, 3) in RGB"
-        raise TypeError(f"image {position} is of type {type(image).__name__}: {expected}")
-    return Numbered(position, image)
+    return Numbered(position, checked_image(image, f"image {position}"))
 
 
 def _named(item: Item[Numbered]) -> Arrays | ImageError:

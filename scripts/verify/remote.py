@@ -50,9 +50,7 @@ class RemoteFile(io.RawIOBase):
     def __init__(self, url: str) -> None:
         super().__init__()
         if not is_web(url):
-            raise DownloadError(
-                f"{shown(url)}: only http(s) is read in pieces: give a signed https address of it"
-            )
+            raise DownloadError(f"{shown(url)}: only http(s) is read in pieces: give a signed https address of it")
         errors, system = _libraries()
         self._errors: tuple[type[Exception], ...] = (Retry, *errors)
         self.name = shown(url)

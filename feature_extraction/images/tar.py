@@ -65,19 +65,23 @@ def list_archive(archive: Archive) -> Listing[TarMember]:
 
 def _list(archive: Archive) -> Listing[TarMember]:
     found: Found[TarMember] = Found(difference)
-    ignored = 0
+    ignored, other = 0, b""
     for info, path in _members(archive, found):
         name = path.rpartition(b"/")[2]
         if _is_hidden(path) or info.isdir():
             continue
         if not looks_like_image(name):
-            ignored += 1
+            ignored, other = ignored + 1, other or path
         elif reason := _why_not(info, name, archive):
             found.fail(name[:MAX_NAME], _shown(archive, path), reason)
         else:
             _add(found, archive, info, path)
     if not found:
-        raise ImageFolderError(f"archive {archive.name}: holds no image, {ignored:,} other members")
+        such_as = f", the first {printable(other[:MAX_NAME])}" if other else ""
+        expected = "expected names that end in .jpg, .png, ..."
+        raise ImageFolderError(
+            f"archive {archive.name}: holds no image, {ignored:,} other members{such_as}; {expected}"
+        )
     return replace(found.listing(), ignored=ignored, notes=notes_of(archive.name, archive.version), close=archive.close)
 
 

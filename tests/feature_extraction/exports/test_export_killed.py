@@ -106,6 +106,16 @@ def test_asked_to_stop_it_stops_behind_a_batch(source: Path, tmp_path: Path) -> 
     assert told == [2, 3, 4, 5]  # the first was not written again
 
 
+def test_of_small_images_a_kill_costs_no_more_than_some(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "BATCH", 1 << 30)
+    monkeypatch.setattr(engine, "MOST_PIECES", 2)
+    told: list[int] = []
+    engine.export(config(source, "npz", tmp_path / "out"), Never(), lambda done, total: told.append(done))
+    assert told == [2, 4, 5]
+
+
 def test_tallies_survive_a_kill(source: Path, tmp_path: Path) -> None:
     """How many boxes were cut off, and what float16 lost, are of all images, those before the kill too."""
     chosen = config(source, "lxmert-tsv", tmp_path / "out.tsv")

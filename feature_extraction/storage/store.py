@@ -51,7 +51,7 @@ SMALLEST_COMPRESSED: Final = 4096
 
 
 def work_dir(output: Path) -> Path:
-    """Where the unfinished parts of ``output`` lie, beside it."""
+    """Where the unfinished parts of ``output``, a feature file or an export, lie beside it."""
     return output.with_name(output.name + ".work")
 
 

@@ -52,11 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     programs = args.only.split(",") if args.only else reader.programs
     if unknown := [name for name in programs if name not in reader.programs]:
         parse.error(f"--only: no program {unknown[0]!r}; known: {', '.join(reader.programs)}")
+    if args.datasets.exists() and not args.datasets.is_dir():
+        parse.error(f"--datasets: {printable(args.datasets)} is no folder")
     checkout = args.checkout or beside(args.datasets, reader)
     if checkout is not None and not (checkout / reader.mark).is_dir():
         parse.error(f"--checkout: {printable(checkout)} is no checkout of {reader.name}: it has no {reader.mark}")
     found = go_through(reader, Roots(args.datasets, checkout), programs, check=args.check)
-    print(printable(f"{reader.name}, below {args.datasets} and READER={checkout or '?'}"))
+    absent = "" if args.datasets.is_dir() else " (no such folder)"
+    print(printable(f"{reader.name}, below {args.datasets}{absent} and READER={checkout or '?'}"))
     for line in table(found, "READER"):
         print(line)
     print()

@@ -399,6 +399,7 @@ def test_without_a_checkout_its_paths_are_asked_for(data: Path, run: Run) -> Non
         (["--checkout", "."], "no checkout of x-lxmert: it has no x-lxmert/src"),
         (["--only", "vqa"], "no program 'vqa'; known: vqa-grid, pretraining-grid"),
         (["--for", "vlt5"], "did you mean 'vl-t5'"),
+        (["--datasets", __file__], "test_xlxmert.py is no folder"),
     ],
 )
 def test_wrong_usage(

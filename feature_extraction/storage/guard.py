@@ -163,9 +163,9 @@ def walkable(file: h5py.File, group: Any, where: object) -> None:
 
 
 def _pread(file: h5py.File) -> trees.Pread:
-    far = getattr(file, "pread", None)
+    far: trees.Pread | None = getattr(file, "pread", None)
     if far is not None:
-        return far  # type: ignore[no-any-return]
+        return far
     fd = file.id.get_vfd_handle()
     return lambda pieces: [os.pread(fd, size, offset) for offset, size in pieces]
 

@@ -11,8 +11,10 @@ import h5py
 import numpy as np
 import pytest
 from h5py import h5g
-from helpers import hostile_h5
+from helpers import hostile_h5, hostile_reading
 from helpers.exporting import grid_arrays
+from helpers.hostile_bytes import RAW
+from helpers.hostile_h5 import HOSTILE
 
 from feature_extraction.errors import StoreError
 from feature_extraction.storage import guard, store
@@ -28,11 +30,11 @@ SOUND_FOR_KMEANS = {
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    return hostile_h5.run(tmp_path_factory.mktemp("hostile"))
+    return hostile_reading.run(tmp_path_factory.mktemp("hostile"))
 
 
-@pytest.mark.parametrize("way", [way.__name__ for way in hostile_h5.WAYS])
-@pytest.mark.parametrize("name", [*hostile_h5.HOSTILE, *hostile_h5.RAW])
+@pytest.mark.parametrize("way", [way.__name__ for way in hostile_reading.WAYS])
+@pytest.mark.parametrize("name", [*HOSTILE, *RAW])
 def test_a_hostile_file_comes_to_one_line(outcomes: dict[str, dict[str, str]], name: str, way: str) -> None:
     said = outcomes[name][way]
     if way == "as_check_does":
@@ -45,7 +47,7 @@ def test_a_hostile_file_comes_to_one_line(outcomes: dict[str, dict[str, str]], n
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(hostile_h5.HOSTILE) + len(hostile_h5.RAW) >= 55
+    assert len(HOSTILE) + len(RAW) >= 55
 
 
 def test_long_names_are_shortened_and_say_so() -> None:

@@ -42,6 +42,7 @@ MOST_NAMED: Final = 100
 MOST_OPEN: Final = 64
 Image = tuple[str, Arrays, Source | None]
 Tell = Callable[[int, int], None]
+"""Called every 64 images with how many are done of how many. What it raises ends the making."""
 
 
 @dataclass(frozen=True)
@@ -270,5 +271,5 @@ def _counted(images: Iterable[Image], count: int, room: Path | None, tell: Tell)
             size = sum(array.nbytes for array in image[1].values())
             files.check_room(room, size * count, f"{count:,} images")
         yield image
-        if done % 256 == 255 or done + 1 == count:
+        if done % 64 == 63 or done + 1 == count:
             tell(done + 1, count)

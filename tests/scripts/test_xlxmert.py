@@ -367,6 +367,16 @@ def test_killed_in_the_middle_no_half_file_is_left_and_the_next_run_ends_it(
     assert not list(data.rglob(".*.making"))
 
 
+def test_interrupted_it_says_so_in_one_line(data: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(xlxmert, "put", interrupted)
+    code, output = run("--datasets", data)
+    assert code == 130
+    assert output.splitlines() == ["stopped: what has its name is whole; the same command goes on from here"]
+
+
 # --- the checkout and the words after the command ------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from feature_extraction.config import EXIT_NOTHING, EXIT_USAGE
 from feature_extraction.errors import KitError, UsageError
 from feature_extraction.terminal import run_main
 
-from . import host, slurm, vocabulary
+from . import features, host, slurm, vocabulary
 from .container import COMPOSE
 from .jobs import Command, Launcher
 from .settings import CHECKOUT, Settings, listing
@@ -50,10 +50,10 @@ JOBS: Final[Mapping[str, Callable[[Launcher], Command]]] = {
     "kmeans": lambda here: here.command(vocabulary.kmeans(here)),
     "paper-vocabulary": lambda here: here.command(vocabulary.paper_vocabulary(here)),
     "verify-kmeans": lambda here: here.command(vocabulary.verify_kmeans(here)),
-    "verify": lambda here: here.command(here.verify()),
-    "parity": lambda here: here.command(here.parity()),
-    "check": lambda here: here.command(here.check()),
-    "shell": lambda here: here.command(here.shell()),
+    "verify": lambda here: here.command(features.verify(here)),
+    "parity": lambda here: here.command(features.parity(here)),
+    "check": lambda here: here.command(features.check(here)),
+    "shell": lambda here: here.command(features.shell(here)),
     "report": host.report,
     "xlxmert": host.xlxmert,
     "gpu-test": host.gpu_test,
@@ -84,7 +84,7 @@ def commands(target: str, here: Launcher) -> Mapping[str, Callable[[], Command]]
     """Name -> how its command is found, for everything that a target stands for. Raises UsageError if it is none."""
     if target.startswith("extract-"):
         files = files_called(target)
-        return {f.name: lambda f=f: here.command(here.extract(f)) for f in files}  # type: ignore[misc]
+        return {f.name: lambda f=f: here.command(features.extract(here, f)) for f in files}  # type: ignore[misc]
     if target == "download" or target.startswith("download-"):
         wanted = host.downloads(target)
         return {target: lambda: host.download(here, wanted)}

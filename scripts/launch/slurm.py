@@ -22,7 +22,7 @@ from feature_extraction import catalog
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, Grid
 from feature_extraction.errors import UsageError
 
-from . import checks, vocabulary
+from . import checks, features, vocabulary
 from .cluster import Cluster, Resources, read_cluster
 from .jobs import Launcher
 from .settings import CHECKOUT, Settings
@@ -204,7 +204,7 @@ def _submit(
     if script.name in files and is_made(files[script.name].path(here.settings.datasets)):
         return "the file is there already"
     before = [_job_before(here, files[name], ids) for name in script.after]
-    job = here.extract(files[script.name]) if script.name in files else vocabulary.kmeans(here)
+    job = features.extract(here, files[script.name]) if script.name in files else vocabulary.kmeans(here)
     here.prepare(job)
     path = folder / f"{script.name}.sbatch"
     path.write_text(script.text, encoding="utf-8")

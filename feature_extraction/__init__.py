@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from .api import BoxFeatures, FeatureExtractor, GridFeatures
+    from .class_names import read_names
     from .config import Boxes, GivenBoxes
-    from .drawing import draw, draw_words, read_names
+    from .drawing import draw, draw_words
     from .errors import (
         CheckpointError,
         DeviceError,
@@ -48,7 +49,8 @@ _HOMES: Final = {
     ),
     **dict.fromkeys(("Boxes", "GivenBoxes"), "config"),
     "RECIPES": "recipes",
-    **dict.fromkeys(("draw", "draw_words", "read_names"), "drawing"),
+    **dict.fromkeys(("draw", "draw_words"), "drawing"),
+    "read_names": "class_names",
     **dict.fromkeys(("image_ids", "open_features"), "storage.store"),
 }
 __all__ = [

@@ -35,7 +35,7 @@ from .errors import ImageFolderError, KitError, UnknownName
 from .flags import add_spec_flags, kinds, parse, specs_of
 from .images.address import is_address
 from .names import printable
-from .terminal import signals_to
+from .terminal import signals_to, take_any_locale
 
 if TYPE_CHECKING:
     from .pipeline import Report
@@ -59,14 +59,17 @@ def _add_flags(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
     published = parser.add_argument_group("published flags")
     ours = parser.add_argument_group("further flags")
     add_spec_flags(kinds, published, ours)
-    published.add_argument("--batch_size", type=positive, default=DEFAULTS["batch_size"], help="images of one size per batch (%(default)s)")  # fmt: skip # noqa: E501
+    published.add_argument("--batch_size", type=positive, default=DEFAULTS["batch_size"],
+        help="images of one size per batch (%(default)s)")  # fmt: skip
     published.add_argument("--backbone", choices=["maskrcnn"], default="maskrcnn", help="the only one")
     add = ours.add_argument
     add("--checkpoint_dir", type=Path, help="folder of the detector's files (./mask_rcnn_ckpt, or the checkout's)")
     add("--device", default=DEFAULTS["device"], help="auto, cpu, cuda or cuda:N (%(default)s)")
-    add("--precision", choices=PRECISIONS, default=DEFAULTS["precision"], help="%(default)s is the published arithmetic; the others are faster and drift")  # fmt: skip # noqa: E501
+    add("--precision", choices=PRECISIONS, default=DEFAULTS["precision"],
+        help="%(default)s is the published arithmetic; the others are faster and drift")  # fmt: skip
     add("--engine", choices=ENGINES, default=DEFAULTS["engine"], help="(%(default)s)")
-    add("--decode", choices=DECODERS, default=DEFAULTS["decode"], help="how palette images and such are read (%(default)s)")  # fmt: skip # noqa: E501
+    add("--decode", choices=DECODERS, default=DEFAULTS["decode"],
+        help="how palette images and such are read (%(default)s)")  # fmt: skip
     add("--workers", type=int, default=DEFAULTS["workers"], help="decoding threads (by the processors, at most 4)")
     add("--threads", type=int, default=DEFAULTS["threads"], help="computing threads on a CPU (the same)")
     add(
@@ -115,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="with --output: a folder of images, searched recursively; one image; a list.txt; a .tar, or a series of "
         "them ('cc3m/{00000..00331}.tar'), a file for each; or the address of any of these (s3://, gs://, https://)",
     )
-    parser.add_argument("--kinds", "--kind", type=kinds, default=[Grid.name], metavar=",".join(SPECS), help=f"one, or several that are made in one pass, a file each ({Grid.name})")  # fmt: skip # noqa: E501
+    parser.add_argument("--kinds", "--kind", type=kinds, default=[Grid.name], metavar=",".join(SPECS),
+        help=f"one, or several that are made in one pass, a file each ({Grid.name})")  # fmt: skip
     _add_flags(parser, list(SPECS))
     args = parse(parser, argv)
     specs = specs_of(parser, args, args.kinds)
@@ -208,6 +212,7 @@ def say(line: str) -> None:
 @contextmanager
 def explained() -> Iterator[None]:
     """Around a command: errors that a user can mend are printed in one paragraph, not raised."""
+    take_any_locale()
     try:
         yield
     except KitError as error:

@@ -64,15 +64,23 @@ def parser() -> argparse.ArgumentParser:
         help="use the files extracted with --imsize N (negative: without)",
     )
     add("--encoder", default=default.encoder, metavar="NAME", help="first part of all file names (%(default)s)")
-    add("--datasets_dir", type=Path, metavar="DIR", help="folder of COCO, VG, ... and the results (../datasets/, or the checkout's)")  # fmt: skip # noqa: E501
+    add("--datasets_dir", type=Path, metavar="DIR",
+        help="folder of COCO, VG, ... and the results (../datasets/, or the checkout's)")  # fmt: skip
     add("--assign_only", action="store_true", help="use the centroids that are there; do not train")
     add("--verbose", type=boolean, default=default.verbose, metavar="true|false", help="tell progress (%(default)s)")
     add = parser.add_argument_group("further flags").add_argument
-    add("--memory", type=gigabytes, metavar="GB", help="memory of each process (most of what is free); the rest goes to disk")  # fmt: skip # noqa: E501
+    add("--memory", type=gigabytes, metavar="GB",
+        help="memory of each process (most of what is free); the rest goes to disk")  # fmt: skip
     add("--scratch", type=Path, metavar="DIR", help="folder of the scratch file (beside the results)")
-    add("--device", choices=DEVICES, default=default.device, help="auto trains on the CPU, with the bits of faiss, and assigns on a GPU if there is one; cuda does both there (%(default)s)")  # fmt: skip # noqa: E501
-    add("--assignment", choices=ASSIGNMENTS, default=default.assignment, help="how nearest centroids are found; the result is the same, auto takes the faster (%(default)s)")  # fmt: skip # noqa: E501
-    add("--restart", action="store_true", help="make anew what an earlier run has finished; results of another source of this name are moved aside")  # fmt: skip # noqa: E501
+    add("--device", choices=DEVICES, default=default.device,
+        help="auto trains on the CPU, with the bits of faiss, and assigns on a GPU if there is one; "
+        "cuda does both there (%(default)s)")  # fmt: skip
+    add("--assignment", choices=ASSIGNMENTS, default=default.assignment,
+        help="how nearest centroids are found; the result is the same, "
+        "auto takes the faster (%(default)s)")  # fmt: skip
+    add("--restart", action="store_true",
+        help="make anew what an earlier run has finished; "
+        "results of another source of this name are moved aside")  # fmt: skip
     return parser
 
 

@@ -52,7 +52,7 @@ def test_the_promised_targets_are_there() -> None:
         "image-test", "image-save", "image-archive", "slurm-test", "setup", "lint", "lock",
     }  # fmt: skip
     assert promised <= set(TARGETS)
-    phony = set(re.search(r"^\.PHONY:((?:.*\\\n)*.*)$", TEXT, re.M)[1].replace("\\", " ").split())  # type: ignore[index]
+    phony = set(re.search(r"^\.PHONY:((?:.*\\\n)*.*)$", TEXT, re.M)[1].replace("\\", " ").split())
     assert phony == {*TARGETS, "FORCE"}
 
 

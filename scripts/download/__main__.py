@@ -157,7 +157,9 @@ def seconds(text: str) -> float:
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__, prog="python -m scripts.download")
     parser.add_argument("what", choices=["checkpoint", "pretrained", "annotations", "features", "images"])
-    parser.add_argument("sets", nargs="*", metavar="SET", help=f"of {', '.join(catalog.DATA_SETS)}; all without. Of checkpoint: {', '.join(catalog.CHECKPOINT_URLS)}; {PUBLISHED} without")  # fmt: skip # noqa: E501
+    parser.add_argument("sets", nargs="*", metavar="SET",
+        help=f"of {', '.join(catalog.DATA_SETS)}; all without. Of checkpoint: "
+        f"{', '.join(catalog.CHECKPOINT_URLS)}; {PUBLISHED} without")  # fmt: skip
     parser.add_argument("--datasets", type=Path, default=ROOT / "datasets")
     parser.add_argument("--checkpoint_dir", type=Path, default=ROOT / "feature_extraction" / "mask_rcnn_ckpt")
     parser.add_argument("--published", type=Path, help="where published features go (DATASETS/published)")

@@ -16,6 +16,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from feature_extraction import catalog
@@ -83,14 +84,17 @@ def make_targets() -> list[str]:
 def commands(target: str, here: Launcher) -> Mapping[str, Callable[[], Command]]:
     """Name -> how its command is found, for everything that a target stands for. Raises UsageError if it is none."""
     if target.startswith("extract-"):
-        files = files_called(target)
-        return {f.name: lambda f=f: here.command(features.extract(here, f)) for f in files}  # type: ignore[misc]
+        return {file.name: partial(_extract, here, file) for file in files_called(target)}
     if target == "download" or target.startswith("download-"):
         wanted = host.downloads(target)
         return {target: lambda: host.download(here, wanted)}
     if target not in JOBS:
         raise UsageError(f"there is no {target}; {nearest_of_many(target, make_targets(), LISTED)}")
     return {target: lambda: JOBS[target](here)}
+
+
+def _extract(here: Launcher, file: catalog.FeatureFile) -> Command:
+    return here.command(features.extract(here, file))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from feature_extraction import catalog
 from feature_extraction.arguments import nearest
 from feature_extraction.errors import UsageError
+from feature_extraction.places import source_revision
 
 from . import checks
 from .jobs import VENV, Command, Launcher
@@ -52,7 +52,7 @@ def docker_build(here: Launcher) -> Command:
     command = [runtime.program, "build"]
     # without it Podman leaves SHELL, and so pipefail, out
     command += [] if runtime.name == "docker" else ["--format", "docker"]
-    command += ["--file", "docker/Dockerfile", "--target", here.target, "--build-arg", f"REVISION={revision()}"]
+    command += ["--file", "docker/Dockerfile", "--target", here.target, "--build-arg", f"REVISION={source_revision()}"]
     for name, value in settings.build_arguments.items():
         command += ["--build-arg", f"{name}={value}"]
     if settings["PIP_CONF"]:
@@ -62,18 +62,6 @@ def docker_build(here: Launcher) -> Command:
         command += ["--secret", f"id=pip.conf,src={pip_conf}"]
     command += [*settings.words("BUILD_FLAGS"), "--tag", here.container_image, "."]
     return Command(argv=command, environment={"DOCKER_BUILDKIT": "1"})
-
-
-def revision() -> str:
-    """The commit of the checkout, which the image records."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty=+changes", "--abbrev=40", "--exclude=*"],
-            capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()
 
 
 def image_archive(here: Launcher) -> Command:

@@ -30,6 +30,7 @@ from feature_extraction.arguments import Parser, positive
 from feature_extraction.compare import PUBLISHED, Tolerance
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING, EXIT_USAGE
 from feature_extraction.errors import KitError
+from feature_extraction.images.address import is_address, shown
 from feature_extraction.names import json_printable, printable
 from feature_extraction.storage import store
 from feature_extraction.storage.files import atomic_write
@@ -37,7 +38,6 @@ from feature_extraction.terminal import run_main
 
 from .evidence import Findings
 from .files import ERRORS, Pair, compare_files, opened, pairs, told
-from .remote import is_url
 from .report import Result, json_of, text_of
 from .verdict import Verdict, judge
 
@@ -129,9 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     found = pairs(args.ours, published)
     if not found:
-        way_out = "make extract-all" if is_url(published) else "make download-features, and make extract-all"
+        way_out = "make extract-all" if is_address(published) else "make download-features, and make extract-all"
         print(
-            f"verify: no feature file is in both {printable(args.ours)} and {printable(published)}: {way_out}; or "
+            f"verify: no feature file is in both {printable(args.ours)} and {shown(published)}: {way_out}; or "
             "--ours FILE --published FILE",
             file=sys.stderr,
         )

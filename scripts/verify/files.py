@@ -16,12 +16,13 @@ from feature_extraction import catalog
 from feature_extraction.compare import Tolerance, problems_of_form
 from feature_extraction.config import Boxes, Grid, Spec
 from feature_extraction.errors import DownloadError, StoreError
+from feature_extraction.images.address import is_address
 from feature_extraction.names import printable
 from feature_extraction.progress import Progress
 from feature_extraction.storage import store
 
 from .evidence import Findings, look
-from .remote import RemoteFile, Traffic, is_url
+from .remote import RemoteFile, Traffic
 
 MOST_LISTED: Final = 5
 REMOTE_SAMPLE: Final = 100
@@ -51,7 +52,7 @@ def pairs(ours: Path, published: str) -> list[Pair]:
 
 
 def _counterpart(file: catalog.FeatureFile, mine: Path, published: str) -> str | None:
-    if is_url(published):
+    if is_address(published):
         return f"{published.rstrip('/')}/{file.published_name}"
     # the published downloads call NLVR2's folder so, the scripts nlvr2
     folders = [Path(published) / folder for folder in (file.data.folder, file.data.published_folder)]
@@ -72,7 +73,7 @@ class Opened:
 @contextmanager
 def opened(published: str) -> Iterator[Opened]:
     """A published file, local or remote. Raises StoreError, DownloadError."""
-    if not is_url(published):
+    if not is_address(published):
         with store.open_features(Path(published)) as file:
             yield Opened(file)
         return

@@ -22,7 +22,7 @@ def unread(*arguments: str, stream: str = "stdout") -> tuple[int, str]:
     os.close(read)
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: write}
     try:
-        done = subprocess.run([sys.executable, *arguments], check=False, cwd=ROOT, text=True, timeout=120, **streams)  # type: ignore[call-overload]
+        done = subprocess.run([sys.executable, *arguments], check=False, cwd=ROOT, text=True, timeout=120, **streams)
     finally:
         os.close(write)
     return done.returncode, (done.stderr if stream == "stdout" else done.stdout)

@@ -13,6 +13,7 @@ import pytest
 from helpers.common import ROOT
 
 from feature_extraction import terminal
+from feature_extraction.commands import COMMANDS
 from feature_extraction.terminal import EXIT_UNREAD
 
 
@@ -104,10 +105,7 @@ PROGRAMS = [
     ("kmeans/run_kmeans.py", "--datasets_dir", "{}"),
     ("-m", "feature_extraction", "check", "x.h5"),
     ("-m", "feature_extraction", "info", "x.h5"),
-    *[
-        ("-m", f"scripts.{name}")
-        for name in ("verify", "report", "demo", "parity", "verify_kmeans", "paper_vocabulary")
-    ],
+    *[("-m", f"scripts.{name}") for name in ("verify", "report", "demo", "verify_kmeans", "paper_vocabulary")],
     ("-c", "from feature_extraction.commands import console; console()", "verify"),
 ]
 
@@ -141,3 +139,12 @@ def test_a_package_that_cannot_be_loaded(error: ImportError, said: str | None, m
     monkeypatch.setattr(terminal, "CHECKOUT", Path("/site-packages"))
     if "cv2" in str(error.name):
         assert str(terminal.lacking(error)).endswith("; pip install opencv-python-headless")
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "verify"])  # it imports NumPy and h5py
+def test_every_help_needs_the_standard_library_only_and_says_how_it_was_called(name: str) -> None:
+    """-S: all installed packages are left out."""
+    program = f"from feature_extraction.commands import main; main([{name!r}, '--help'])"
+    done = subprocess.run([sys.executable, "-S", "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: xlxmert-features {name} ")

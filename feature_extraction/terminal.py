@@ -15,7 +15,7 @@ from types import FrameType, TracebackType
 from typing import Any, Final, NoReturn
 
 from .config import EXIT_NOTHING
-from .places import CHECKOUT
+from .places import CHECKOUT, IS_CHECKOUT
 
 EXIT_UNREAD: Final = 128 + signal.SIGPIPE
 """What a shell says of a program that SIGPIPE ended. The signal itself stays ignored: it would also kill where a server
@@ -57,7 +57,7 @@ def lacking(error: ImportError) -> str | None:
         return None
     what = f"has no {name}" if isinstance(error, ModuleNotFoundError) else f"cannot load {name}: {error}"
     way_out = f"pip install {PACKAGES.get(name, name)}"
-    if (CHECKOUT / "Makefile").exists():
+    if IS_CHECKOUT:
         way_out = f"`make setup` installs all into {CHECKOUT / '.venv'}; then start it with .venv/bin/python instead"
     return f"error: this Python ({sys.executable}) {what}; {way_out}"
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 import h5py
 
-from feature_extraction import catalog
+from feature_extraction import catalog, places
 from feature_extraction.arguments import Parser, positive
 from feature_extraction.compare import PUBLISHED, Tolerance
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING, EXIT_USAGE
@@ -44,7 +44,7 @@ from .verdict import Verdict, judge
 if TYPE_CHECKING:  # it needs torch
     from .explain import Explanation
 
-ROOT: Final = Path(__file__).resolve().parents[2]
+ROOT: Final = places.WORK
 FLAGS: Final = {
     "quantile": ("quantile", "share of images that has to be within the rest"),
     "features": ("features", "difference, of the image's largest feature"),

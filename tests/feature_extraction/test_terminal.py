@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -136,7 +137,7 @@ def test_a_python_without_the_packages_is_one_line(tmp_path: Path, arguments: tu
 def test_a_package_that_cannot_be_loaded(error: ImportError, said: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     told = terminal.lacking(error)
     assert (said is None and told is None) or (said is not None and told is not None and said in told)
-    monkeypatch.setattr(terminal, "CHECKOUT", Path("/site-packages"))
+    monkeypatch.setattr(terminal, "IS_CHECKOUT", False)
     if "cv2" in str(error.name):
         assert str(terminal.lacking(error)).endswith("; pip install opencv-python-headless")
 
@@ -148,3 +149,38 @@ def test_every_help_needs_the_standard_library_only_and_says_how_it_was_called(n
     done = subprocess.run([sys.executable, "-S", "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: xlxmert-features {name} ")
+
+
+def test_an_installed_kit_works_in_the_current_folder(tmp_path: Path) -> None:
+    """Nothing is downloaded into, or looked for, among the packages of a Python."""
+    site, work = tmp_path / "site", tmp_path / "work"
+    work.mkdir()
+    ignore = shutil.ignore_patterns("__pycache__", "mask_rcnn_ckpt")
+    for name in ("feature_extraction", "kmeans", "scripts"):
+        shutil.copytree(ROOT / name, site / name, ignore=ignore, symlinks=True)
+    program = (
+        "from feature_extraction import places\n"
+        "from scripts.download.__main__ import arguments\n"
+        "from scripts.verify.__main__ import arguments as of_verify\n"
+        "from scripts.xlxmert.__main__ import parser\n"
+        "from kmeans.cli import parse\n"
+        "from pathlib import Path\n"
+        "args, verify = arguments(['checkpoint']), of_verify().parse_args([])\n"
+        "paths = [args.datasets, args.lock, args.published, args.checkpoint_dir, verify.ours, verify.published,\n"
+        "    parser().parse_args([]).datasets, places.checkpoint_folders({})[0]]\n"
+        "for path in paths: print(Path(path).absolute().relative_to(Path.cwd()))\n"
+        "print(places.__file__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=work,
+        env={"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        "datasets", "downloads.lock.json", "datasets/published", "mask_rcnn_ckpt", "datasets", "datasets/published",
+        "datasets", "mask_rcnn_ckpt", str(site / "feature_extraction/places.py"),
+    ]  # fmt: skip

@@ -161,12 +161,23 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("sets", nargs="*", metavar="SET",
         help=f"of {', '.join(catalog.DATA_SETS)}; all without. Of checkpoint: "
         f"{', '.join(catalog.CHECKPOINT_URLS)}; {PUBLISHED} without")  # fmt: skip
-    parser.add_argument("--datasets", type=Path, default=WORK / "datasets")
-    parser.add_argument("--checkpoint_dir", type=Path, default=CHECKPOINT_DIR)
+    parser.add_argument("--datasets", type=Path, default=WORK / "datasets", help="folder of the data (%(default)s)")
+    parser.add_argument(
+        "--checkpoint_dir", type=Path, default=CHECKPOINT_DIR, help="folder of the detector's files (%(default)s)"
+    )
     parser.add_argument("--published", type=Path, help="where published features go (DATASETS/published)")
     parser.add_argument("--base-url", help="a mirror's address or a local folder, with the names that are printed")
-    parser.add_argument("--sha256", type=sum_of, action="append", default=[], metavar="NAME=HEX")
-    parser.add_argument("--lock", type=Path, default=WORK / "downloads.lock.json")
+    parser.add_argument(
+        "--sha256",
+        type=sum_of,
+        action="append",
+        default=[],
+        metavar="NAME=HEX",
+        help="demand this sum of a file; repeat for several",
+    )
+    parser.add_argument(
+        "--lock", type=Path, default=WORK / "downloads.lock.json", help="where sums are recorded (%(default)s)"
+    )
     parser.add_argument("--jobs", type=int, default=4, help="files at once (%(default)s)")
     parser.add_argument("--tries", type=int, default=RetryPolicy.tries, help="without a new byte (%(default)s)")
     parser.add_argument("--first-wait", type=float, default=RetryPolicy.first_wait, help="seconds (%(default)s)")

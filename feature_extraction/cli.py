@@ -35,7 +35,7 @@ from .errors import ImageFolderError, KitError, UnknownName
 from .flags import add_spec_flags, kinds, parse, specs_of
 from .images.address import is_address
 from .names import printable
-from .terminal import signals_to, take_any_locale
+from .terminal import signals_to
 
 if TYPE_CHECKING:
     from .pipeline import Report
@@ -219,7 +219,6 @@ def say(line: str) -> None:
 @contextmanager
 def explained() -> Iterator[None]:
     """Around a command: errors that a user can mend are printed in one paragraph, not raised."""
-    take_any_locale()
     try:
         yield
     except KitError as error:

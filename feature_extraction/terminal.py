@@ -43,13 +43,6 @@ def run_main(main: Callable[[], int]) -> NoReturn:
     sys.exit(code)
 
 
-def take_any_locale() -> None:
-    """Let a terminal without the letters of a name show them escaped: that must not end the run."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def lacking(error: ImportError) -> str | None:
     """One line about a package that is missing or cannot be loaded, and what to do; None: it is one of our own."""
     name = (error.name or "").partition(".")[0]

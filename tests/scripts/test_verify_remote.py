@@ -80,7 +80,7 @@ def test_published_files_of_a_folder_behind_an_address(
     said = capsys.readouterr().out
     assert code == 1
     assert f"{server.url('/butd_features')}/COCO/maskrcnn_train_grid8.h5" in said
-    assert "1 images are not in the published file: nowhere" in said
+    assert "1 image is not in the published file: nowhere" in said
     assert "3 images: 3 different" in said
 
 

@@ -397,11 +397,13 @@ def test_nobody_is_sent_to_the_host_for_what_needs_the_image(checkout: Checkout)
 @pytest.mark.parametrize("runtime", ["docker", "podman"])
 def test_a_runtime_that_does_not_answer_speaks_for_itself(checkout: Checkout, runtime: str) -> None:
     refused = "permission denied while trying to connect to the socket"
-    program = f"#!/bin/sh\necho 'more before' >&2\necho '{refused}' >&2\nexit 1\n"
+    program = (
+        f"#!/bin/sh\necho 'warning' >&2\necho 'ERROR: {refused}' >&2\necho 'errors pretty printing info' >&2\nexit 1\n"
+    )
     (checkout.bin / runtime).write_text(program)
     done = checkout.make("docker-build", f"CONTAINER={runtime}", "TARGET=cpu")
     line = done.stderr.splitlines()[0]
-    assert f"launch: {runtime} does not answer ({refused}): " in line
+    assert f"launch: {runtime} does not answer (ERROR: {refused}): " in line
     assert ("group docker" in line) == (runtime == "docker")
 
 

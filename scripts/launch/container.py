@@ -182,7 +182,8 @@ class Runtime:
             raise UsageError(f"there is no {self.program}: install Docker or Podman (CONTAINER=...){way_out}")
         done = self._run(self.program, "info")
         if done is None or done.returncode:
-            said = done.stderr.strip().splitlines() if done else []
+            said = [line for line in (done.stderr.splitlines() if done else []) if line.strip()]
+            said = [line for line in said if line.lower().startswith("error:")] or said
             mend = "mend that" if self.is_podman else "start it (systemctl start docker), or join the group docker"
             raise UsageError(
                 f"{self.name} does not answer ({said[-1] if said else 'it says nothing'}): {mend}{way_out}"

@@ -1,5 +1,6 @@
 """A command at its terminal. Where nobody reads what it prints any more (``| head``), it ends without a word, as other
-Unix tools do; a package that is missing is one line; a signal that its caller ignores (``nohup``), it ignores too.
+Unix tools do; a package that is missing is one line, a Ctrl-C one word; a signal that its caller ignores (``nohup``), it
+ignores too.
 Standard library only.
 """
 
@@ -17,6 +18,7 @@ from typing import Any, Final, NoReturn
 from .config import EXIT_NOTHING
 from .places import CHECKOUT, IS_CHECKOUT
 
+EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 EXIT_UNREAD: Final = 128 + signal.SIGPIPE
 """What a shell says of a program that SIGPIPE ended. The signal itself stays ignored: it would also kill where a server
 closes its connection."""
@@ -37,6 +39,9 @@ def run_main(main: Callable[[], int]) -> NoReturn:
             raise
         print(told, file=sys.stderr)
         code = EXIT_NOTHING
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        code = EXIT_INTERRUPTED
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

@@ -34,7 +34,7 @@ def gpus() -> int:
 
 def require_python(python: Path) -> None:
     if not os.access(python, os.X_OK):
-        raise UsageError(f"there is no {python}: make setup, or make docker-build and RUN=container")
+        raise UsageError(f"there is no {python}: make setup, or make docker-build")
 
 
 def require_curl() -> None:

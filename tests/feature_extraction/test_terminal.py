@@ -75,6 +75,16 @@ def test_what_it_held_is_let_go_of() -> None:
     assert unread("-c", program) == (EXIT_UNREAD, "let go\n")
 
 
+def test_an_interrupt_is_one_word() -> None:
+    program = (
+        "import os, signal\n"
+        "from feature_extraction.terminal import run_main\n"
+        "run_main(lambda: os.kill(os.getpid(), signal.SIGINT) or signal.pause())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "\ninterrupted\n")
+
+
 STARTS = [*sorted((ROOT / "feature_extraction").glob("*_extract_*_feature.py")), ROOT / "kmeans/run_kmeans.py"]
 
 

@@ -1,7 +1,6 @@
 """A command at its terminal. Where nobody reads what it prints any more (``| head``), it ends without a word, as other
-Unix tools do; a package that is missing is one line, a Ctrl-C one word; a signal that its caller ignores (``nohup``), it
-ignores too.
-Standard library only.
+Unix tools do; a package that is missing is one line, a Ctrl-C one word; a signal that its caller ignores (``nohup``) it
+ignores too. Standard library only.
 """
 
 from __future__ import annotations

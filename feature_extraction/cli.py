@@ -89,8 +89,17 @@ def _add_flags(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
 
 def main_for(dataset: str, kind: str, argv: Sequence[str] | None = None) -> int:
     """One of the eight published scripts."""
+    return execute(configs_for(dataset, kind, argv))
+
+
+def configs_for(
+    dataset: str, kind: str, argv: Sequence[str] | None = None, script: str | None = None
+) -> list[ExtractConfig]:
+    """What the flags of a published script ask for. Exits with the mistake, told by the name of ``script``, where they
+    are wrong."""
     data = catalog.data_set(dataset)
     parser = Parser(
+        prog=script,
         description=f"Extract {kind.removesuffix('es')} features of {data.title} with the ResNeXt-152 Faster R-CNN.",
         epilog=EPILOG,
     )
@@ -99,7 +108,7 @@ def main_for(dataset: str, kind: str, argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--split", choices=data.split_names, default="valid", help="(%(default)s)")
     _add_flags(parser, [kind])
     args = parse(parser, argv)
-    return execute(_of_data_set(data, specs_of(parser, args, [kind]), args))
+    return _of_data_set(data, specs_of(parser, args, [kind]), args)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

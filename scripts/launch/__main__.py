@@ -97,6 +97,14 @@ def _extract(here: Launcher, file: catalog.FeatureFile) -> Command:
     return here.command(features.extract(here, file))
 
 
+def _make_all(here: Launcher, target: str, found: Mapping[str, Callable[[], Command]]) -> int:
+    """Several files. What is wrong with all of them is said once. Raises UsageError."""
+    for file in files_called(target):
+        features.require_flags(here, file)
+    here.require_detector()
+    return run_all(here, found)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     dry_run, to_slurm = "--dry-run" in arguments, "--slurm" in arguments
@@ -131,8 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(lines[0] if len(lines) == 1 else "; ".join(f"({line})" for line in lines))
             return 0
         if len(found) > 1:
-            here.require_detector()
-            return run_all(here, found)
+            return _make_all(here, targets[0], found)
         (command,) = found.values()
         command().replace_this_process()
     except KitError as error:

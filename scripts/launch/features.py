@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from feature_extraction import catalog
+from feature_extraction import catalog, cli
 from feature_extraction.errors import UsageError
 
 from . import checks
@@ -31,14 +31,14 @@ def extract(here: Launcher, file: catalog.FeatureFile) -> Job:
         # its processes meet at the loopback address: in Docker without a network the host's own name is unknown
         program = ["torchrun", "--standalone", "--local-addr", "127.0.0.1"]
         program += ["--nproc_per_node", str(here.processes)]
-    command = [*program, file.script, f"--{data.root_flag}", f"{root}/"]
-    command += ["--split", file.split.name] if file.split.name else []
-    command += ["--checkpoint_dir", str(settings.checkpoint)]
-    command += ["--engine", settings["ENGINE"], "--precision", settings["PRECISION"]]
+    words = [f"--{data.root_flag}", f"{root}/", *(["--split", file.split.name] if file.split.name else [])]
+    words += ["--checkpoint_dir", str(settings.checkpoint)]
+    words += ["--engine", settings["ENGINE"], "--precision", settings["PRECISION"]]
     if (gpus := settings.number("GPUS")) is not None and "--device" not in flags:
-        command += ["--device", "cuda" if gpus else "cpu"]  # what was asked for by number, or nothing
+        words += ["--device", "cuda" if gpus else "cpu"]  # what was asked for by number, or nothing
 
     def check() -> list[Path]:
+        require_flags(here, file)
         checks.require_checkpoint(settings.checkpoint)
         found = checks.require_images(images, f"make download-images-{data.name}", data.pattern, data.recursive)
         if not elsewhere and not OTHER_FILES & {flag.partition("=")[0] for flag in flags}:
@@ -46,9 +46,15 @@ def extract(here: Launcher, file: catalog.FeatureFile) -> Job:
         return [*found.folders, *links_out_of(settings.checkpoint, (), 1)]
 
     return Job(
-        folder="feature_extraction", command=[*command, *flags], reads=(settings.checkpoint, images),
+        folder="feature_extraction", command=[*program, file.script, *words, *flags],
+        reads=(settings.checkpoint, images),
         writes=(*elsewhere, output.parent), check=check, says=f"{file.name}: {images} -> {output}",
     )  # fmt: skip
+
+
+def require_flags(here: Launcher, file: catalog.FeatureFile) -> None:
+    """Exit with the mistake if EXTRACT_FLAGS are none of the script's: before hours of other files, or of a queue."""
+    cli.configs_for(file.data.name, file.spec.name, here.settings.words("EXTRACT_FLAGS"), file.script)
 
 
 def verify(here: Launcher) -> Job:

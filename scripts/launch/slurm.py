@@ -169,6 +169,9 @@ def submit(here: Launcher, target: str, files: Sequence[catalog.FeatureFile]) ->
     path = here.settings.path("CLUSTER", CHECKOUT / "cluster.toml")
     cluster = read_cluster(path, wanted=bool(here.settings["CLUSTER"]))
     found = scripts(here, cluster, files, kmeans=target in (KMEANS, "extract-all"))
+    for file in files:
+        features.require_flags(here, file)
+    vocabulary.require_flags(here)
     if here.dry_run:
         for script in found:
             print(f"# ---------------- {script.name}.sbatch\n{script.text}")

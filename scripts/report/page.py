@@ -28,6 +28,7 @@ from .compared import ComparedWord, comparison_of
 from .files import FeatureEntry, entries_in, splits_of
 from .gallery import Album, Card, Failures, Sample, albums_of, failures_of
 from .nearest import Nearest
+from .options import PageOptions
 from .photographs import CELL_SIDE, CellCut, Photographs, Picture, Thumbnail, as_jpeg
 from .plots import Plots
 from .verdict import is_troubling, verdict, warnings_of
@@ -47,25 +48,6 @@ LETTER: Final = 0.6
 HERE: Final = Path(__file__).parent
 ABSENT_SIZE: Final = (640, 480)
 """(W, H) of an image that is nowhere, where no box file says more."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PageOptions:
-    """What the page is to show."""
-
-    datasets: Path
-    per_file: int = 12
-    """Images of each file."""
-    words: tuple[int, ...] = ()
-    """Words asked for by number."""
-    rows: int = 800
-    """Words at most whose nearest cells are cut from their photographs."""
-    images: tuple[Path, ...] = ()
-    """Further folders with images."""
-    names: Path | None = None
-    """File of the class names; None: looked for in the data folder and beside the checkpoint."""
-    vocabulary: str | None = None
-    """Name of the centroids' file; None: the one with most targets."""
 
 
 @dataclass

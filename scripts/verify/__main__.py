@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 import h5py
 
-from feature_extraction import catalog
+from feature_extraction import catalog, places
 from feature_extraction.arguments import Parser, positive
 from feature_extraction.compare import PUBLISHED, Tolerance
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
@@ -62,7 +62,7 @@ def part(text: str) -> float:
     return value
 
 
-ROOT: Final = Path(__file__).resolve().parents[2]
+ROOT: Final = places.WORK
 FLAGS: Final = {
     "quantile": ("quantile", part, "share of images that has to be within the rest"),
     "features": ("features", bound, "difference, of the image's largest feature"),

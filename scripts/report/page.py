@@ -234,7 +234,8 @@ class _View:
         cells = []
         for near, image in tiles:
             width = 0 if image is None else image.width
-            cells.append({"near": near, "x": at, "w": width, "sprite": sprite if image is not None else ""})
+            told = f"{_short(near.image_id, 80)}, cell {near.cell}, distance {near.distance**0.5:.4g}"
+            cells.append({"told": told, "id": near.image_id, "x": at, "w": width, "sprite": sprite if width else ""})
             at += width
         return {"cells": cells, "width": at, "height": CELL_SIDE}
 

@@ -185,8 +185,11 @@ def test_ids_are_unique_and_links_lead_somewhere(album: Path) -> None:
 
 def test_pictures_have_words_for_those_who_do_not_see_them(album: Path) -> None:
     elements = Elements(page(album))
-    for attributes in elements.all("svg"):
-        assert attributes.get("aria-label") or attributes.get("aria-hidden") == "true", attributes
+    for (tag, attributes), (after, _) in itertools.pairwise(elements.found):
+        if tag == "svg":
+            assert attributes.get("aria-label") or attributes.get("aria-hidden") == "true" or after == "title", (
+                attributes
+            )
     assert elements.all("html")[0]["lang"] == "en"
     assert any(m.get("name") == "viewport" for m in elements.all("meta"))
     assert "row 1, column 1: word " in page(album)
@@ -721,7 +724,7 @@ def test_cells_that_the_kmeans_kept_are_shown_without_reading_features(
     monkeypatch.setattr(nearest, "_Reader", None)
     text = page(datasets)
     assert "of all cells of mscoco_valid and vg, as the k-means kept them." in text
-    shown = re.findall(r'<svg viewBox="[^"]*" role="img" aria-label="([^"]*)"', rows_of(text)["3"])
+    shown = re.findall(r'<svg viewBox="[^"]*" role="img"><title>([^<]*)<', rows_of(text)["3"])
     expected = [(coco_id(1), 3, 1), ("1", 3, 1), (coco_id(1), 4, 2), ("1", 4, 2)]
     assert shown == [f"{image}, cell {cell}, distance {away}" for image, cell, away in expected]
 

@@ -64,7 +64,7 @@ def choose_words(vocabulary: Vocabulary, asked: Sequence[int], grids: list[NDArr
         "The largest": by_size[:EACH],
         "Around the median": by_size[middle : middle + EACH],
         "The rarest": by_size[::-1][:EACH],
-        ABOVE: _by_turns(grids),
+        ABOVE: by_turns(grids),
     }
     seen: set[int] = set()
     for title, words in chosen.items():
@@ -73,8 +73,8 @@ def choose_words(vocabulary: Vocabulary, asked: Sequence[int], grids: list[NDArr
     return {title: words for title, words in chosen.items() if words}
 
 
-def _by_turns(grids: list[NDArray[np.int64]]) -> list[int]:
-    """The words of all grids: first the most frequent one of each, then the second, and so on."""
+def by_turns(grids: list[NDArray[np.int64]]) -> list[int]:
+    """The words of all grids: first the most frequent one of each, then the second, and so on; some more than once."""
     ordered = []
     for grid in grids:
         words, counts = np.unique(grid, return_counts=True)

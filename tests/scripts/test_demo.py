@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers.album import make_album
-from PIL import Image
+from helpers.album import K, make_album, words_file
+from PIL import Image, ImageChops
 
+from feature_extraction.drawing import word_colour
 from feature_extraction.errors import UsageError
 from scripts import demo
+from scripts.report.photographs import CELL_SIDE
 from scripts.report.picture import CAPTIONS, GAP, PANEL, picture_of, save_picture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +57,7 @@ def test_the_picture_is_photograph_boxes_and_words(album: Path, tmp_path: Path) 
     picture = picture_of(album, demo.PICTURED)
     width = len(CAPTIONS) * (PANEL[0] + GAP) + GAP
     assert picture.width == width
-    assert PANEL[1] * 2 < picture.height < PANEL[1] * 2 + 120
+    assert PANEL[1] * 2 < picture.height < PANEL[1] * 2 + 230
     panels = [picture.crop((GAP + c * (PANEL[0] + GAP), 60, (c + 1) * (PANEL[0] + GAP), 300)) for c in range(3)]
     assert len({panel.tobytes() for panel in panels}) == 3
     save_picture(picture, tmp_path / "picture.jpg")
@@ -66,9 +69,27 @@ def test_the_picture_is_photograph_boxes_and_words(album: Path, tmp_path: Path) 
 def test_a_picture_of_synthetic_weights_says_so(tmp_path: Path) -> None:
     synthetic = picture_of(make_album(tmp_path / "s"), demo.PICTURED)
     real = picture_of(make_album(tmp_path / "r", synthetic=False), demo.PICTURED)
-    assert synthetic.height > real.height
-    loud = sum(n for n, (r, g, b) in synthetic.crop((0, real.height, *synthetic.size)).getcolors(1 << 20) if r > g + 80)
+    changed = ImageChops.difference(synthetic, real).getbbox()
+    assert changed is not None
+    x1, y1, _, y2 = changed  # the note alone
+    assert x1 > synthetic.width / 2
+    assert y2 - y1 < 30
+    loud = sum(n for n, (r, g, b) in synthetic.crop(changed).getcolors(1 << 20) if r > g + 80)
     assert loud > 100
+
+
+def test_below_the_picture_stand_words_in_their_colours(album: Path) -> None:
+    """The most frequent word of each of the two images, then the second ones."""
+    picture = picture_of(album, demo.PICTURED)
+    with np.load(words_file(album, "mscoco_valid")) as file:
+        grids = [dict(zip(file["image_ids"], file["cluster_ids"], strict=True))[i].ravel() for i in demo.PICTURED]
+    most = [np.argsort(-np.bincount(grid, minlength=K), kind="stable") for grid in grids]
+    expected = list(dict.fromkeys(int(word) for pair in zip(*most, strict=True) for word in pair))[:4]
+    top, step = picture.height - 2 * (CELL_SIDE + GAP), (picture.width - GAP) // 2
+    corners = [(GAP + 2 + x * step, top + y * (CELL_SIDE + GAP)) for y in (0, 1) for x in (0, 1)]
+    assert ["#{:02x}{:02x}{:02x}".format(*picture.getpixel(corner)) for corner in corners] == [
+        word_colour(word) for word in expected
+    ]
 
 
 def test_a_picture_of_what_is_not_there(album: Path) -> None:

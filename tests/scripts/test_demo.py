@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.album import K, make_album, words_file
+from helpers.common import finish
 from PIL import Image, ImageChops
 
 from feature_extraction.drawing import word_colour
@@ -39,7 +43,7 @@ def test_the_photographs_lie_where_the_data_sets_have_theirs(tmp_path: Path) -> 
 def test_it_ends_with_the_pages_path(album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo.look_at(album, tmp_path / "report.html", None, synthetic=True)
     said = capsys.readouterr().out
-    assert f"The page to look at: {tmp_path / 'report.html'}" in said
+    assert said.splitlines()[-1] == f"The page to look at, in a browser: {tmp_path / 'report.html'}"
     assert "SYNTHETIC" in said
     text = (tmp_path / "report.html").read_text()
     assert text.startswith("<!doctype html>")
@@ -109,9 +113,46 @@ def test_a_command_that_fails_ends_the_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(*_: object) -> None:
-        raise subprocess.CalledProcessError(3, ["python", "coco_extract_grid_feature.py"])
+        raise subprocess.CalledProcessError(3, ["coco_extract_grid_feature.py"])
 
     monkeypatch.setattr(demo, "checkpoint", lambda _: tmp_path)
     monkeypatch.setattr(demo, "run_all", fails)
     assert demo.main(["--output", str(tmp_path / "demo")]) == 1
     assert "coco_extract_grid_feature.py ended with 3" in capsys.readouterr().err
+
+
+CHILD = """
+import pathlib, signal, time
+def stop(*_):
+    time.sleep(1)
+    pathlib.Path({file!r}).touch()
+    raise SystemExit(1)
+signal.signal(signal.SIGINT, stop)
+print("ready", flush=True)
+time.sleep(60)
+"""
+DEMO = """
+import pathlib
+from scripts import demo
+demo.checkpoint = lambda _: pathlib.Path()
+demo.run_all = lambda *_: demo.run("feature_extraction", "-c", {child!r})
+raise SystemExit(demo.main(["--output", {output!r}]))
+"""
+
+
+def test_an_interrupt_waits_for_the_command_that_it_stops(tmp_path: Path) -> None:
+    finished = tmp_path / "finished"
+    program = DEMO.format(child=CHILD.format(file=str(finished)), output=str(tmp_path / "demo"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    while (line := process.stdout.readline()) != "ready\n":
+        assert line, "it has ended"
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    code, said = finish(process)
+    assert code == 130
+    assert finished.exists()
+    assert said.splitlines()[-1] == "stopped: the same command goes on there"
+    assert "Traceback" not in said

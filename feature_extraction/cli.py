@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -182,7 +183,7 @@ def execute(configs: Sequence[ExtractConfig]) -> int:
         if summary.results > 1:
             say(summary.line())
         if made:
-            files = made[0] if len(made) == 1 else made[0].parent / "*.h5"
+            files = shlex.quote(str(made[0])) if len(made) == 1 else f"{shlex.quote(str(made[0].parent))}/*.h5"
             say(f"next: python -m feature_extraction check {files}, or make kmeans once the grids are there")
         return 128 + by[0] if by and summary.exit_code == EXIT_NOTHING else summary.exit_code
     return EXIT_NOTHING

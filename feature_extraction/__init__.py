@@ -5,6 +5,11 @@
 The public Python API is loaded on first use; importing this package does not import torch.
 """
 
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 (in a checkout nothing has been installed yet that would know)
+    sys.exit(f"this kit needs Python 3.11 or newer, not {sys.version.split()[0]}: make PYTHON=python3.12, for example")
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 

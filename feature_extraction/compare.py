@@ -108,7 +108,7 @@ def problems_of_form(found: Mapping[str, Any], expected: Mapping[str, Any]) -> l
     """Arrays (or data sets of HDF5) that are missing, or of another shape or type; further ones are no problem."""
     missing = sorted(set(expected) - set(found))
     if missing:
-        return [f"{', '.join(missing)} is missing"]
+        return [f"without {', '.join(missing)}"]
     return [
         f"{name}: {found[name].dtype} {found[name].shape}, expected {array.dtype} {array.shape}"
         for name, array in expected.items()
@@ -224,7 +224,7 @@ def out_of_tolerance(differences: Iterable[Difference], tolerance: Tolerance) ->
     q = tolerance.quantile
     of_images = "" if q == 1 else f" at quantile {q:g} of the images"
     features = _values(given, "features")
-    said = [] if features else ["no image could be compared"]
+    said = [] if features else ["no box is found again" if given else "no image could be compared"]
     if features and not (worst := _quantile(features, q)) <= tolerance.features:
         said.append(f"features: {worst:.2g} of the largest{of_images}, beyond {tolerance.features:g}")
     if (boxes := _values(given, "boxes")) and not (worst := _quantile(boxes, q)) <= tolerance.boxes:
@@ -232,8 +232,7 @@ def out_of_tolerance(differences: Iterable[Difference], tolerance: Tolerance) ->
     if (classes := _values(given, "classes")) and not (worst := _quantile(classes, q)) <= tolerance.classes:
         said.append(f"classes: {worst:g} boxes of another class{of_images}, beyond {tolerance.classes}")
     if (matched := _values(given, "matched")) and not (worst := _quantile(matched, 1 - q)) >= tolerance.matched:
-        images = "images" if q == 1 else f"images, more than {1 - q:.2g} of them,"
-        said.append(f"boxes: {images} match in less than {tolerance.matched:g}: {worst:.2g}")
+        said.append(f"boxes: {worst:.0%} found again{of_images}, expected {tolerance.matched:.0%}")
     return said
 
 

@@ -231,8 +231,9 @@ def _column(values: ArrayLike | None, count: int, name: str) -> NDArray[Any] | N
 
 def _name(category: int | None, names: Sequence[str] | None) -> str:
     """The name of a class; empty where it has none."""
-    known = category is not None and names is not None and 0 <= category < len(names)
-    return str(names[category]) if known else ""  # type: ignore[index]
+    if category is None or names is None or not 0 <= category < len(names):
+        return ""
+    return str(names[category])
 
 
 def _label(category: int | None, name: str, score: float | None) -> str:

@@ -54,7 +54,9 @@ class Stream:
         about two images for each decoding thread."""
         done: dict[int, Arrays | ImageError] = {}
         position = failed = 0
-        reader = read_ahead(self._batches(images), self._load, machine.decoding_threads(), progress, threading.Event())
+        reader = read_ahead(
+            self._batches(images), self._load, machine.decoding_threads(), progress.clock, threading.Event()
+        )
         with closing(reader), closing(progress):
             for items in reader:
                 for item in computed(self.detector, self.computation, items, progress.clock):
@@ -65,14 +67,13 @@ class Stream:
                     yield done.pop(position)
                     position += 1
 
-    def _batches(self, images: Iterable[ImageLike]) -> Iterator[tuple[Sequence[Numbered], int]]:
+    def _batches(self, images: Iterable[ImageLike]) -> Iterator[Sequence[Numbered]]:
         numbered = itertools.starmap(_numbered, enumerate(images))
         if self.batch_size == 1:
-            yield from (([image], 0) for image in numbered)
+            yield from ([image] for image in numbered)
             return
         while window := list(itertools.islice(numbered, WINDOW * self.batch_size)):
-            for batch in of_network_size(window, self.batch_size, self._network_size):
-                yield batch, 0
+            yield from of_network_size(window, self.batch_size, self._network_size)
 
     def _network_size(self, image: Numbered) -> tuple[int, int]:
         return self.computation.network_size(*size_of(image.image))

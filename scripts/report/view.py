@@ -62,9 +62,10 @@ class View:
     def small(self, thumbnail: Thumbnail | None) -> dict[str, Any]:
         """A small picture: sprite, width and height; no sprite where there is no photograph."""
         picture = Picture(None) if thumbnail is None else self._photographs.get(thumbnail)
-        if picture.image is None:
+        image = picture.image
+        if image is None:
             return {"sprite": "", "w": 4, "h": 3}
-        return {"sprite": self.sprites.add(thumbnail, picture.image, 75), "w": picture.image.width, "h": picture.image.height}  # fmt: skip # noqa: E501
+        return {"sprite": self.sprites.add(thumbnail, image, 75), "w": image.width, "h": image.height}
 
     def failures(self, failures: Failures, datasets: Path) -> dict[str, Any]:
         """The images of a file that gave no features, their paths below the data folder."""
@@ -162,7 +163,8 @@ class View:
         if lengths.ndim == 3:
             plots.append(self._plots.heat_map(lengths.mean(0), "mean length by cell"))
         if sample.areas:
-            plots.append(self._plots.histogram(np.concatenate(sample.areas), "area of a box, parts of the image", "boxes"))  # fmt: skip # noqa: E501
+            areas = np.concatenate(sample.areas)
+            plots.append(self._plots.histogram(areas, "area of a box, parts of the image", "boxes"))
         return plots
 
 

@@ -7,8 +7,11 @@
 
 Each image stands on a ladder: equal, float32 rounding, TF32, other decoder, different. Boxes are matched by overlap
 first, since near-ties of the ranking swap neighbours. The verdict names the likely cause; --explain recomputes the
-worst images under every known hypothesis and says which one gives the published numbers. Exits 1 beyond the tolerances,
-if a file cannot be read, or if nothing could be compared.
+worst images under every known hypothesis and says which one gives the published numbers: some 40 extractions of one
+image, and Ctrl-C leaves the verdict of the files alone.
+
+Exit codes: 0 within the tolerances; 1 beyond them, a file cannot be read, or nothing could be compared; 2 usage;
+130 interrupted.
 
 The published files were made on another GPU, with other builds of cuDNN and libjpeg: they are not expected bit by bit.
 """
@@ -19,7 +22,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -28,8 +30,9 @@ import h5py
 from feature_extraction import catalog
 from feature_extraction.arguments import Parser, positive
 from feature_extraction.compare import PUBLISHED, Tolerance
-from feature_extraction.config import EXIT_ALL, EXIT_NOTHING, EXIT_USAGE
+from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
 from feature_extraction.errors import KitError
+from feature_extraction.images.address import is_address, is_web, shown
 from feature_extraction.names import json_printable, printable
 from feature_extraction.storage import store
 from feature_extraction.storage.files import atomic_write
@@ -37,34 +40,38 @@ from feature_extraction.terminal import run_main
 
 from .evidence import Findings
 from .files import ERRORS, Pair, compare_files, opened, pairs, told
-from .remote import is_url
+from .options import Options
 from .report import Result, json_of, text_of
 from .verdict import Verdict, judge
 
 if TYPE_CHECKING:  # it needs torch
     from .explain import Explanation
 
+
+def bound(text: str) -> float:
+    """A number from 0."""
+    if not (value := float(text)) >= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0")
+    return value
+
+
+def part(text: str) -> float:
+    """A number from 0 to 1."""
+    if not 0 <= (value := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a part from 0 to 1")
+    return value
+
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 FLAGS: Final = {
-    "quantile": ("quantile", "share of images that has to be within the rest"),
-    "features": ("features", "difference, of the image's largest feature"),
-    "matched": ("matched", "share of boxes found again"),
-    "box_pixels": ("boxes", "how far a box may be off to be found"),
+    "quantile": ("quantile", part, "share of images that has to be within the rest"),
+    "features": ("features", bound, "difference, of the image's largest feature"),
+    "matched": ("matched", part, "share of boxes found again"),
+    "box_pixels": ("boxes", bound, "how far a box may be off to be found"),
 }
-"""Flag -> field of Tolerance, help."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What is asked of every pair."""
-
-    tolerance: Tolerance = PUBLISHED
-    sample: int | None = None
-    explain: bool = False
-    images: Path | None = None
-    """Where the images lie that are recomputed; None: where our file says that they lay."""
-    checkpoint_dir: Path | None = None
-    device: str = "auto"
+"""Flag -> field of Tolerance, what it may be, help."""
+INTERRUPTED: Final = "it was interrupted"
+EXIT_INTERRUPTED: Final = 130
 
 
 def verify(pair: Pair, options: Options) -> Result:
@@ -72,24 +79,30 @@ def verify(pair: Pair, options: Options) -> Result:
     try:
         with store.open_features(pair.ours) as ours, opened(pair.published) as theirs:
             found = compare_files(ours, theirs, options.sample, options.tolerance)
-            explanation = explained(ours, theirs.file, found, options)
-            return Result(pair, found, judge(found, explanation, options.tolerance), explanation, theirs.traffic)
+            explanation, why_not = explained(ours, theirs.file, found, options)
+            verdict = judge(found, explanation, options.tolerance, why_not)
+            return Result(pair, found, verdict, explanation, theirs.traffic, interrupted=why_not == INTERRUPTED)
     except (KitError, *ERRORS) as error:
         reason = told(error)
         return Result(pair, Findings(), Verdict(False, f"Not compared: {reason}", problems=(reason,)), error=reason)
 
 
-def explained(ours: h5py.File, theirs: h5py.File, found: Findings, options: Options) -> Explanation | None:
-    """What recomputing says; None where nothing differs, it is not wanted, or it cannot be done, which is said."""
+def explained(ours: h5py.File, theirs: h5py.File, found: Findings, options: Options) -> tuple[Explanation | None, str]:
+    """What recomputing says, or None and why it was wanted and not done: the verdict of the files alone is not lost."""
     if not options.explain or not found.differing:
-        return None
+        return None, ""
     from .recompute import recompute  # it imports torch
 
     try:
-        return recompute(ours, theirs, found, options.images, options.checkpoint_dir, options.device)
+        return recompute(ours, theirs, found, options, complain), ""
     except KitError as error:
-        print(f"verify: nothing is recomputed: {printable(str(error))}", file=sys.stderr)
-        return None
+        return None, printable(str(error))
+    except KeyboardInterrupt:
+        return None, INTERRUPTED
+
+
+def complain(text: str) -> None:
+    print(f"verify: {text}", file=sys.stderr, flush=True)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -108,44 +121,66 @@ def arguments() -> argparse.ArgumentParser:
         help="recompute the worst images under every hypothesis; IMAGES: their folder (where our file says)")
     add("--checkpoint_dir", type=Path, help="for --explain (where the extraction looks for it)")
     add("--device", default="auto", help="for --explain: auto, cpu or cuda")
-    add("--worst", type=int, default=5, metavar="N", help="images listed (%(default)s)")
+    add("--worst", type=positive, default=5, metavar="N", help="images listed (%(default)s)")
     add("--json", type=Path, metavar="FILE", help="write everything that was found to FILE")
     # fmt: on
-    for flag, (name, text) in FLAGS.items():
-        add(f"--{flag}", type=float, default=getattr(PUBLISHED, name), help=f"{text} (%(default)s)")
+    for flag, (name, kind, text) in FLAGS.items():
+        add(f"--{flag}", type=kind, default=getattr(PUBLISHED, name), help=f"{text} (%(default)s)")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = arguments().parse_args(argv)
-    published = catalog.FEATURES_BASE_URL if args.remote else args.published
+    args = parsed(argv)
+    try:
+        return run(args)
+    except KitError as error:
+        complain(printable(str(error)))
+        return EXIT_NOTHING
+    except KeyboardInterrupt:
+        complain("interrupted; what is printed above holds")
+        return EXIT_INTERRUPTED
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """What can be refused before anything is read is refused."""
+    parser = arguments()
+    args = parser.parse_args(argv)
+    if args.remote:
+        args.published = catalog.FEATURES_BASE_URL
+    if is_address(args.published) and not is_web(args.published):
+        parser.error(f"--published {shown(args.published)}: an address begins with http:// or https://")
+    if args.json is not None and not args.json.absolute().parent.is_dir():
+        parser.error(f"--json {printable(args.json)}: its folder does not exist")
+    return args
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare and print. Raises KitError where nothing can be compared or recomputed from the start."""
     options = Options(
-        tolerance=Tolerance(**{name: getattr(args, flag) for flag, (name, _) in FLAGS.items()}),
+        tolerance=Tolerance(**{name: getattr(args, flag) for flag, (name, *_) in FLAGS.items()}),
         sample=args.sample,
         explain=args.explain is not None,
         images=Path(args.explain) if args.explain else None,
         checkpoint_dir=args.checkpoint_dir,
         device=args.device,
     )
-    found = pairs(args.ours, published)
-    if not found:
-        way_out = "make extract-all" if is_url(published) else "make download-features, and make extract-all"
-        print(
-            f"verify: no feature file is in both {printable(args.ours)} and {printable(published)}: {way_out}; or "
-            "--ours FILE --published FILE",
-            file=sys.stderr,
-        )
-        return EXIT_NOTHING
-    results = []
+    found = pairs(args.ours, args.published)
+    if options.explain:
+        from .recompute import check  # it imports torch
+
+        check(options)
+    results: list[Result] = []
     for pair in found:
         results.append(verify(pair, options))
         print(text_of(results[-1], args.worst), flush=True)
+        if results[-1].interrupted:
+            return EXIT_INTERRUPTED
     if args.json is not None:
         try:
             atomic_write(args.json, json_printable(json.dumps(json_of(results), indent=2, allow_nan=False)) + "\n")
         except OSError as error:
-            print(f"verify: {printable(args.json)} cannot be written: {error.strerror}", file=sys.stderr)
-            return EXIT_USAGE
+            complain(f"{printable(args.json)} cannot be written: {error.strerror}")
+            return EXIT_NOTHING
     return EXIT_ALL if all(result.ok for result in results) else EXIT_NOTHING
 
 

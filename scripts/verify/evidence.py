@@ -6,7 +6,7 @@ N = boxes, G = grid size, D = feature dimension; arrays as in a feature file (st
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Final
@@ -26,8 +26,11 @@ from feature_extraction.compare import (
     match_boxes,
     relative,
 )
+from feature_extraction.names import printable
 
 Floats = NDArray[np.float64]
+MOST_LISTED: Final = 5
+"""Images, and problems, that are named; the JSON file has more."""
 MARKS: Final = 16
 """Numbers by which features are found again under another id."""
 
@@ -49,8 +52,6 @@ class Evidence:
     """Of grids: mean difference in the last row and column over that elsewhere."""
     sizes: tuple[int, int, int, int] | None = None
     """Of boxes: width and height of the image, ours, published."""
-    paired: float | None = None
-    """Of boxes: share with a partner at the same place, of whatever class."""
     beyond: tuple[int, int] = (0, 0)
     """Of boxes: how many reach beyond the image, ours, published."""
     suppressed: bool = False
@@ -74,12 +75,23 @@ class Evidence:
 class Findings:
     """What one pair of files showed."""
 
-    problems: list[str] = field(default_factory=list)
-    """Of form: what cannot be compared."""
+    faults: dict[str, list[str]] = field(default_factory=dict)
+    """Of form: what is wrong -> the images that it is wrong of."""
     evidence: list[Evidence] = field(default_factory=list)
     channels: list[Floats] = field(default_factory=lambda: [np.zeros(0), np.zeros(0)], repr=False)
     """(D,) sums of all features of ours, and of the published ones, over the images that differ."""
     boxes: bool = False
+
+    @property
+    def problems(self) -> list[str]:
+        """The faults in words, what is wrong of most images first."""
+        return [f"{counted(len(ids))} {'is' if len(ids) == 1 else 'are'} {what}: {some(ids)}"
+                for what, ids in sorted(self.faults.items(), key=lambda fault: -len(fault[1]))]  # fmt: skip
+
+    def blame(self, what: str, *ids: str) -> None:
+        """Note that ``what`` is wrong of these images."""
+        if ids:
+            self.faults.setdefault(what, []).extend(ids)
 
     @property
     def differences(self) -> list[Difference]:
@@ -118,6 +130,16 @@ class Findings:
         if evidence.differs:
             sums = [channel_means(arrays) for arrays in (found, expected)]
             self.channels = [a + b if a.size else b for a, b in zip(self.channels, sums, strict=True)]
+
+
+def counted(images: int) -> str:
+    return "1 image" if images == 1 else f"{images:,} images"
+
+
+def some(ids: Sequence[str]) -> str:
+    """The first of them, for people."""
+    more = " ..." if len(ids) > MOST_LISTED else ""
+    return ", ".join(map(printable, ids[:MOST_LISTED])) + more
 
 
 def channel_means(arrays: Arrays) -> Floats:
@@ -174,7 +196,7 @@ def turns(grid: NDArray[Any]) -> list[NDArray[Any]]:
 
 def _of_boxes(found: Arrays, expected: Arrays) -> dict[str, Any]:
     pairs = match_boxes(found, expected)
-    shown: dict[str, Any] = {"paired": len(pairs.found) / max(1, len(expected["boxes"]))}
+    shown: dict[str, Any] = {}
     if {"img_w", "img_h"} <= set(found) & set(expected):
         shown["sizes"] = tuple(int(arrays[name]) for arrays in (found, expected) for name in ("img_w", "img_h"))
         ends = np.array([int(expected["img_w"]), int(expected["img_h"])] * 2, np.float64)

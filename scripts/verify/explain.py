@@ -1,22 +1,22 @@
 """Which hypothesis makes the published numbers: images recomputed with one defect at a time.
 
-Every row of the table is tried on the worst image, until one leaves float32 rounding alone; the three best of them on
-the other images.
+Every row of the table is tried on the worst image, those that the files suggest first, until one leaves float32
+rounding alone or a precision rounds off alike; that one, or the three best, on the other images.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import log
 from pathlib import Path
 from typing import Final
 
 import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from feature_extraction.compare import Arrays, Level, level_of, match_boxes, problems_of_form
+from feature_extraction.compare import Arrays, Level
 from feature_extraction.config import Precision, Spec
 from feature_extraction.detector.build import Detector, load_detector
 from feature_extraction.detector.files import CheckpointFiles
@@ -25,16 +25,20 @@ from feature_extraction.progress import Progress
 
 from .causes import Cause
 from .hypotheses import OURS, Hypothesis, Size, table
+from .outcome import Outcome, Roundings, outcome_of
 
 EXPLAINS: Final = 1 / 3
 """What is left of the difference, at most, where a hypothesis counts as the cause. The right one leaves float32
-rounding where it can be computed alike."""
-NOISE_EXPLAINS: Final = 0.7
-"""The same for TF32 and half precision, whose roundings fall out alike only in part: on the tiny model 0.03 to 0.57 of
-the difference is left. A noise that has nothing to do with the difference adds to it: more than 1 is left."""
+rounding where it can be computed alike; one that only washes out what is particular to an image leaves 0.7 of the
+difference between two that have nothing in common (a constant is nearer to everything by the root of 2)."""
+SAME_ROUNDINGS: Final = 0.5
+"""Correlation from which roundings are the same. Of two changes of one size, less is left than there was from here on;
+by chance it is 0, give or take 0.13 with 64 features, 0.02 with 2048."""
+SAME_SIZE: Final = 2.0
+"""Factor within which roundings of another program are as large: TF32 and float16 round to the same 11 bits, bfloat16
+to 8, which makes them 8 times as large."""
 FINALISTS: Final = 3
-FAR: Final = 10.0
-"""Pixels between two boxes of the same thing from which they count as two."""
+"""Hypotheses that are tried on all images: the two that leave least, and the best precision."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +53,38 @@ class Case:
     """What batches of its neighbours in the file would have been padded to."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Tried:
-    """How well one hypothesis does."""
+    """How well one hypothesis does against the published features, image by image in the order of the cases."""
 
     hypothesis: Hypothesis
-    left: list[float] = field(default_factory=list)
-    """Of each image, its distance from the published features; in the order of the cases."""
-    levels: list[Level] = field(default_factory=list)
+    outcomes: tuple[Outcome, ...]
 
     @property
     def total(self) -> float:
-        return sum(self.left)
+        return sum(outcome.left for outcome in self.outcomes)
+
+    @property
+    def exact(self) -> int:
+        """Images of which it gives the numbers to float32 rounding."""
+        return sum(outcome.level <= Level.ROUNDING for outcome in self.outcomes)
+
+    @property
+    def roundings(self) -> Roundings | None:
+        """Of a hypothesis about precision: the least alike of all images, and the size that is farthest from 1."""
+        each = [outcome.roundings for outcome in self.outcomes if outcome.roundings is not None]
+        if not each or len(each) < len(self.outcomes):
+            return None
+        return Roundings(min(r.alike for r in each), max((r.size for r in each), key=lambda size: abs(log(size))))
+
+    @property
+    def has_same_roundings(self) -> bool:
+        return self.roundings is not None and self.roundings.alike >= SAME_ROUNDINGS
+
+    @property
+    def is_as_large(self) -> bool:
+        """Whether roundings of this kind are as large as the difference, whether they are the same or not."""
+        return self.roundings is not None and 1 / SAME_SIZE <= self.roundings.size <= SAME_SIZE
 
 
 @dataclass(frozen=True)
@@ -80,38 +104,25 @@ class Explanation:
     @property
     def best(self) -> Tried | None:
         """The one that explains the difference; None where none does."""
-        first = self.tried[0] if self.tried else None
-        if first is None:
-            return None
-        bound = NOISE_EXPLAINS if first.hypothesis.cause is Cause.PRECISION else EXPLAINS
-        return first if first.total <= bound * self.baseline.total else None
+        for candidate in self.tried:  # what leaves least comes first
+            if candidate.total <= EXPLAINS * self.baseline.total or candidate.has_same_roundings:
+                return candidate
+        return None
 
     @property
-    def ours_is_to_blame(self) -> bool:
-        """Whether the published features are what checkpoint and images give, and ours are not."""
-        return max(self.baseline.levels) <= Level.ROUNDING < max(self.own)
+    def as_large(self) -> Tried | None:
+        """The precision whose roundings are as large as the difference, if there is one."""
+        return next((candidate for candidate in self.tried if candidate.is_as_large), None)
 
+    @property
+    def published_is_right(self) -> bool:
+        """Whether the published features of the worst image are what checkpoint and images give, and ours are not."""
+        return self.baseline.outcomes[0].level <= Level.ROUNDING
 
-def distance(found: Arrays, expected: Arrays) -> float:
-    """How far two arrays are apart, in the units of the expected ones: 0 the same, about 1 nothing in common."""
-    if problems_of_form(found, expected):
-        return float("inf")
-    if "boxes" not in expected:
-        return _relative_rms(found["features"], expected["features"])
-    if not len(expected["boxes"]):
-        return 0.0
-    pairs = match_boxes(found, expected)
-    apart = np.ones(len(expected["boxes"]))
-    for row, (mine, theirs) in enumerate(zip(pairs.found, pairs.expected, strict=True)):
-        features = _relative_rms(found["features"][mine], expected["features"][theirs])
-        apart[theirs] = min(1.0, features + pairs.apart[row] / FAR)
-    return float(np.sqrt((apart**2).mean()))
-
-
-def _relative_rms(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    with np.errstate(invalid="ignore", over="ignore"):
-        apart = np.linalg.norm(found.astype(np.float64) - expected) / (np.linalg.norm(expected.astype(float)) or 1.0)
-    return float(apart) if np.isfinite(apart) else float("inf")
+    @property
+    def says_nothing(self) -> bool:
+        """Whether neither file is anything like what checkpoint and images give: they are not those of the files."""
+        return max(self.own) == Level.DIFFERENT and not self.published_is_right and self.best is None
 
 
 class Laboratory:
@@ -144,48 +155,78 @@ class Laboratory:
         return self._loaded[precision]
 
 
-def explain(laboratory: Laboratory, cases: Sequence[Case], own_size: Callable[[Path], Size]) -> Explanation:
-    """Try the table on the cases, the worst first. Raises ImageError where the worst image cannot be read at all."""
-    worst = cases[0]
-    rows = [row for row in table(own_size(worst.path), worst.common_sizes) if laboratory.takes(row)]
-    progress = Progress(len(rows) + len(cases) * (1 + FINALISTS), "recomputing")
+class _Trials:
+    """The cases, and how the published way does on each of them."""
 
-    def tried(hypothesis: Hypothesis, some: Sequence[Case], before: Tried | None) -> Tried:
-        result = Tried(hypothesis)
-        for index, case in enumerate(some):
-            arrays = laboratory.try_on(hypothesis, case)
-            progress.advance(1, 0)
-            if arrays is None and before is not None:
-                result.left.append(before.left[index])
-                result.levels.append(before.levels[index])
-            else:
-                result.left.append(float("inf") if arrays is None else distance(arrays, case.published))
-                result.levels.append(_level(arrays, case.published))
-        return result
+    def __init__(self, laboratory: Laboratory, cases: Sequence[Case], progress: Progress) -> None:
+        self._laboratory, self._cases, self._progress = laboratory, cases, progress
+        start = time.monotonic()
+        ours = [self._compute(OURS, case) for case in cases]
+        self.seconds = (time.monotonic() - start) / len(cases)
+        """Of one extraction."""
+        self._ours = ours
+        self.baseline = tuple(outcome_of(a, case.published) for a, case in zip(ours, cases, strict=True))
+        self.own = tuple(outcome_of(a, case.ours).level for a, case in zip(ours, cases, strict=True))
 
+    def of(self, hypothesis: Hypothesis, which: slice) -> tuple[Outcome, ...]:
+        """On some of the cases. Where a hypothesis gives nothing, it leaves what there was."""
+        rounds = hypothesis.cause is Cause.PRECISION
+        found = []
+        for case, ours, before in zip(self._cases[which], self._ours[which], self.baseline[which], strict=True):
+            arrays = self._compute(hypothesis, case)
+            found.append(before if arrays is None else outcome_of(arrays, case.published, ours if rounds else None))
+        return tuple(found)
+
+    def _compute(self, hypothesis: Hypothesis, case: Case) -> Arrays | None:
+        arrays = self._laboratory.try_on(hypothesis, case)
+        self._progress.advance(1, 0)
+        return arrays
+
+
+def explain(
+    laboratory: Laboratory,
+    cases: Sequence[Case],
+    own_size: Callable[[Path], Size],
+    likely: Sequence[Cause] = (),
+    say: Callable[[str], None] = lambda text: None,
+) -> Explanation:
+    """Try the table on the cases, the worst first; the ``likely`` causes come before the others. ``say`` hears what it
+    will cost. Raises ImageError where the worst image cannot be read at all."""
+    worst, rest = slice(0, 1), slice(1, None)
+    rows = [row for row in table(own_size(cases[0].path), cases[0].common_sizes) if laboratory.takes(row)]
+    rows.sort(key=lambda row: row.cause not in likely)
+    at_most = len(rows) + FINALISTS * (len(cases) - 1)
+    progress = Progress(len(cases) + at_most, "recomputing")
     try:
-        baseline = tried(OURS, cases, None)
-        own = tuple(_level(laboratory.try_on(OURS, case), case.ours) for case in cases)
+        trials = _Trials(laboratory, cases, progress)
+        baseline, ids = Tried(OURS, trials.baseline), tuple(case.id for case in cases)
+        if trials.baseline[0].level <= Level.ROUNDING:  # of the worst image nothing is to be explained
+            return Explanation(ids, baseline, trials.own, (), 0)
+        say(f"at most {at_most} extractions of one image, {trials.seconds:.1f} s each or more (padding enlarges)")
         first: list[Tried] = []
         for row in rows:
-            first.append(tried(row, [worst], baseline))
-            if first[-1].levels[0] <= Level.ROUNDING < baseline.levels[0]:
+            if row.cause is not Cause.PRECISION and any(t.has_same_roundings for t in first):
+                break  # which precision it was is seen once all of them are tried
+            first.append(Tried(row, trials.of(row, worst)))
+            if first[-1].exact:
                 break
-        finalists = []
-        for candidate in sorted(first, key=lambda t: t.total)[:FINALISTS]:
-            rest = tried(candidate.hypothesis, cases[1:], _without_first(baseline))
-            finalists.append(Tried(candidate.hypothesis, candidate.left + rest.left, candidate.levels + rest.levels))
+        finalists = [Tried(t.hypothesis, t.outcomes + trials.of(t.hypothesis, rest)) for t in _most_promising(first)]
     finally:
         progress.close()
-    ids = tuple(case.id for case in cases)
-    return Explanation(ids, baseline, own, tuple(sorted(finalists, key=lambda t: t.total)), len(first))
+    return Explanation(ids, baseline, trials.own, tuple(sorted(finalists, key=lambda t: t.total)), len(first))
 
 
-def _without_first(tried: Tried) -> Tried:
-    return Tried(tried.hypothesis, tried.left[1:], tried.levels[1:])
+def _most_promising(tried: Sequence[Tried]) -> list[Tried]:
+    """The one that gives the numbers of one image; else those that leave least of it, and the precision whose roundings
+    are most alike or, where they are not the same, nearest in size."""
+    if tried[-1].exact:
+        return [tried[-1]]
 
+    def alike(t: Tried) -> tuple[float, float]:
+        found = t.roundings
+        assert found is not None
+        return (found.alike if t.has_same_roundings else 0.0, -abs(log(found.size)))
 
-def _level(found: Arrays | None, expected: Arrays) -> Level:
-    if found is None or problems_of_form(found, expected):
-        return Level.DIFFERENT
-    return level_of(found, expected)
+    precisions = sorted((t for t in tried if t.roundings is not None), key=alike, reverse=True)
+    least = sorted(tried, key=lambda t: t.total)[: FINALISTS - 1]
+    return [*least, *(t for t in precisions[:1] if t not in least)]

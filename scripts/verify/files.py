@@ -16,17 +16,17 @@ from feature_extraction import catalog
 from feature_extraction.compare import Tolerance, problems_of_form
 from feature_extraction.config import Boxes, Grid, Spec
 from feature_extraction.errors import DownloadError, StoreError
+from feature_extraction.images.address import is_address, shown
 from feature_extraction.names import printable
 from feature_extraction.progress import Progress
 from feature_extraction.storage import store
 
 from .evidence import Findings, look
-from .remote import RemoteFile, Traffic, is_url
+from .remote import RemoteFile, Traffic
 
-MOST_LISTED: Final = 5
 REMOTE_SAMPLE: Final = 100
 """Images of a file that is read where it lies, unless another number is asked for: 0.6 MB each."""
-ABSENT: Final = "the published file"
+ABSENT: Final = "not in the published file"
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,34 @@ class Pair:
 
 def pairs(ours: Path, published: str) -> list[Pair]:
     """The one pair where ``ours`` is a file; else every file of the catalogue that both folders hold. What lies behind
-    an address is not asked for here: every file of ours makes a pair."""
-    if ours.is_file():
-        return [Pair(ours, published)]
-    return [Pair(mine, theirs) for file in catalog.feature_files()
-            if (mine := file.path(ours)).is_file() and (theirs := _counterpart(file, mine, published))]  # fmt: skip
+    an address is not asked for here: every file of ours makes a pair. Raises StoreError where there is none."""
+    if ours.is_file() or ours.suffix == ".h5":
+        return [Pair(ours, _published_of(ours, published))]
+    found = [Pair(mine, theirs) for file in catalog.feature_files()
+             if (mine := file.path(ours)).is_file() and (theirs := _counterpart(file, mine, published))]  # fmt: skip
+    if not found:
+        way_out = "make extract-all" if is_address(published) else "make download-features, and make extract-all"
+        raise StoreError(
+            f"no feature file is in both {printable(ours)} and {shown(published)}: {way_out}; or --ours FILE "
+            "--published FILE"
+        )
+    return found
+
+
+def _published_of(ours: Path, published: str) -> str:
+    """The published file of our file: the one that was named or, where all of them lie, the one of its place."""
+    if published != catalog.FEATURES_BASE_URL and not Path(published).is_dir():
+        return published
+    mine = ours.resolve()
+    known = [file for file in catalog.feature_files() if mine.parts[-3:] == file.path(Path()).parts]
+    theirs = _counterpart(known[0], mine, published) if known else None
+    if theirs is None:
+        raise StoreError(f"no published file for {printable(ours)} in {shown(published)}: --published FILE names it")
+    return theirs
 
 
 def _counterpart(file: catalog.FeatureFile, mine: Path, published: str) -> str | None:
-    if is_url(published):
+    if is_address(published):
         return f"{published.rstrip('/')}/{file.published_name}"
     # the published downloads call NLVR2's folder so, the scripts nlvr2
     folders = [Path(published) / folder for folder in (file.data.folder, file.data.published_folder)]
@@ -72,7 +91,7 @@ class Opened:
 @contextmanager
 def opened(published: str) -> Iterator[Opened]:
     """A published file, local or remote. Raises StoreError, DownloadError."""
-    if not is_url(published):
+    if not is_address(published):
         with store.open_features(Path(published)) as file:
             yield Opened(file)
         return
@@ -91,31 +110,23 @@ def compare_files(ours: h5py.File, published: Opened, sample: int | None, tolera
     both = mine
     if published.traffic is None:  # a file elsewhere is not asked for all of its names
         theirs = set(store.image_ids(published.file))
-        _tell(found, theirs - set(mine), "ours")
-        _tell(found, set(mine) - theirs, ABSENT)
+        found.blame("not in ours", *sorted(theirs - set(mine)))
+        found.blame(ABSENT, *sorted(set(mine) - theirs))
         both = [name for name in mine if name in theirs]
     elif sample is None:
         sample = REMOTE_SAMPLE
     chosen = spread(both, sample)
-    progress, absent = Progress(len(chosen), printable(Path(ours.filename).name)), set()
+    progress = Progress(len(chosen), printable(Path(ours.filename).name))
     try:
         for name in chosen:
             if published.traffic is not None and not store.holds(published.file, name):
-                absent.add(name)
+                found.blame(ABSENT, name)
             else:
                 compare_image(ours, published.file, name, tolerance, found)
-            progress.advance(1, len(found.problems))
+            progress.advance(1, progress.now + 1 - len(found.evidence))
     finally:
         progress.close()
-    _tell(found, absent, ABSENT)
     return found
-
-
-def _tell(found: Findings, lacking: set[str], where: str) -> None:
-    if lacking:
-        listed = ", ".join(map(printable, sorted(lacking)[:MOST_LISTED]))
-        more = " ..." if len(lacking) > MOST_LISTED else ""
-        found.problems.append(f"{len(lacking)} images are not in {where}: {listed}{more}")
 
 
 def spread(ids: Sequence[str], sample: int | None) -> list[str]:
@@ -126,12 +137,12 @@ def spread(ids: Sequence[str], sample: int | None) -> list[str]:
 
 
 def compare_image(ours: h5py.File, theirs: h5py.File, name: str, tolerance: Tolerance, into: Findings) -> None:
-    """One image's arrays; problems of form go into ``into.problems`` with its id. Raises StoreError, OSError."""
+    """One image's arrays; what is wrong of their form is blamed on it. Raises StoreError, OSError."""
     mine, published = (
         {array: store.array_of(file, name, array) for array in store.array_names(file, name)} for file in (ours, theirs)
     )
     if problems := problems_of_form(mine, published):
-        into.problems.append(f"{printable(name)}: {problems[0].replace('expected', 'published')}")
+        into.blame(f"of another form than the published ({problems[0].replace('expected', 'published')})", name)
         return
     found, expected = ({key: store.read_array(arrays[key]) for key in published} for arrays in (mine, published))
     source = store.source_of(ours, name)
@@ -139,7 +150,7 @@ def compare_image(ours: h5py.File, theirs: h5py.File, name: str, tolerance: Tole
     into.add(evidence, found, expected)
     for key in ("img_w", "img_h"):
         if key in expected and found[key] != expected[key]:
-            into.problems.append(f"{printable(name)}/{key}: {found[key]}, published {expected[key]}")
+            into.blame(f"of another {key} ({found[key]}, published {expected[key]})", name)
             return
 
 

@@ -53,7 +53,7 @@ def suspect(found: Findings) -> Suspicion | None:
     for rule, causes in RULES:
         if because := rule(found):
             return Suspicion(causes, because)
-    return Suspicion(BEFORE_THE_NETWORK, "the pictures are the same and their features are not")
+    return Suspicion(NUMBERS, "the pictures are the same and their features are not")
 
 
 def _share(found: Findings, shows: Callable[[Evidence], object]) -> float:
@@ -157,7 +157,8 @@ def _right_and_below(found: Findings) -> str | None:
     )
 
 
-BEFORE_THE_NETWORK: Final = (Cause.RGB, Cause.SCALE, Cause.RESIZE, Cause.PADDING, Cause.DECODER)
+NUMBERS: Final = (Cause.RGB, Cause.SCALE, Cause.RESIZE, Cause.PADDING, Cause.DECODER, Cause.PRECISION)
+"""What changes pixels or arithmetic: of boxes, half precision moves as many as another picture does."""
 RULES: Final[tuple[tuple[Rule, tuple[Cause, ...]], ...]] = (
     (_under_another_id, (Cause.OTHER_IMAGE,)),
     (_exchanged_sides, (Cause.EXIF,)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,37 +18,44 @@ from feature_extraction.images.listing import list_images
 from feature_extraction.names import printable
 from feature_extraction.storage import store
 
-from .evidence import Findings
+from .evidence import Findings, some
 from .explain import Case, Explanation, Laboratory, explain
 from .files import spec_of
 from .hypotheses import NEIGHBOURS, Size
+from .options import Options
+from .pattern import suspect
 
 MOST_IMAGES: Final = 3
 """Images that are recomputed: each costs as much as some dozen extractions."""
 
 
+def check(options: Options) -> None:
+    """Raises KitError where checkpoint, device or the folder of images that were named are not to be had."""
+    find_checkpoint(options.checkpoint_dir)
+    choose_device(options.device)
+    if options.images is not None:
+        list_images(options.images)
+
+
 def recompute(
-    ours: h5py.File,
-    published: h5py.File,
-    found: Findings,
-    images: Path | None,
-    checkpoint_dir: Path | None,
-    device: str,
+    ours: h5py.File, published: h5py.File, found: Findings, options: Options, say: Callable[[str], None]
 ) -> Explanation:
-    """Explain the worst images. Raises KitError where images or checkpoint are not to be had."""
+    """Explain the worst images; ``say`` hears what it will cost. Raises KitError where images or checkpoint are not to
+    be had."""
     ids = [evidence.id for evidence in found.worst_first]
-    paths = _Paths(ours, images)
+    paths = _Paths(ours, options.images)
     chosen = [image_id for image_id in ids if paths.of(image_id) is not None][:MOST_IMAGES]
     if not chosen:
         raise ImageFolderError(
-            f"image {printable(ids[0])} is to be recomputed and is neither {paths.where}: --explain FOLDER"
+            f"none of the images that differ ({some(ids)}) is {paths.where}: --explain FOLDER names where they lie"
         )
     spec = spec_of(ours, store.read_image(ours, chosen[0]))
-    laboratory = Laboratory(find_checkpoint(checkpoint_dir), choose_device(device), spec)
+    laboratory = Laboratory(find_checkpoint(options.checkpoint_dir), choose_device(options.device), spec)
     sizes = _Sizes(spec)
     every = store.image_ids(ours)
     cases = [_case(ours, published, image_id, paths, sizes.common(image_id, every, paths)) for image_id in chosen]
-    return explain(laboratory, cases, sizes.of)
+    suspicion = suspect(found)
+    return explain(laboratory, cases, sizes.of, suspicion.causes if suspicion is not None else (), say)
 
 
 def _case(ours: h5py.File, published: h5py.File, image_id: str, paths: _Paths, common: tuple[Size, ...]) -> Case:
@@ -65,7 +72,7 @@ class _Paths:
     def __init__(self, ours: h5py.File, folder: Path | None) -> None:
         self._ours = ours
         self._listed = None if folder is None else {i.id: i.path for i in list_images(folder).images}
-        self.where = f"in {printable(folder)}" if folder is not None else "where our file was made from nor given"
+        self.where = f"in {printable(folder)}" if folder is not None else "where our file says that it was read"
 
     def of(self, image_id: str) -> Path | None:
         if self._listed is not None:

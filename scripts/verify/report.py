@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from feature_extraction.compare import Level, quantiles
+from feature_extraction.compare import quantiles
+from feature_extraction.images.address import shown
 from feature_extraction.names import printable
 
-from .evidence import Evidence, Findings
-from .files import MOST_LISTED, Pair
+from .evidence import MOST_LISTED, Evidence, Findings, counted
+from .files import Pair
 from .remote import Traffic
 from .verdict import Verdict
 
@@ -33,6 +34,8 @@ class Result:
     traffic: Traffic | None = None
     error: str = ""
     """Why it could not be compared."""
+    interrupted: bool = False
+    """Whether its images were being recomputed when the user ended that."""
 
     @property
     def ok(self) -> bool:
@@ -45,7 +48,7 @@ def text_of(result: Result, worst: int) -> str:
     if result.error:
         return f"{pair.name}: WRONG: {result.error}"
     word = "ok" if verdict.ok else "WRONG"
-    lines = [f"{pair.name}: {word}, {len(found.evidence)} images compared with {printable(pair.published)}"]
+    lines = [f"{pair.name}: {word}, {counted(len(found.evidence))} compared with {shown(pair.published)}"]
     lines += [f"    {level!s:18}{count:8}" for level, count in found.levels.items() if count]
     for name, title in TITLES.items():
         if values := quantiles(found.differences, name, SHARES):
@@ -58,7 +61,7 @@ def text_of(result: Result, worst: int) -> str:
         lines += _tried(result.explanation)
     if result.traffic is not None:
         lines.append(f"    read {result.traffic.bytes / 1e6:.1f} MB in {result.traffic.requests:,} requests")
-    return "\n".join([*lines, f"    {verdict.sentence}"])
+    return "\n".join([*lines, f"    Verdict: {verdict.sentence}"])
 
 
 def _worst(images: Sequence[Evidence]) -> list[str]:
@@ -97,7 +100,7 @@ def _pair_json(result: Result) -> dict[str, Any]:
     found, verdict = result.found, result.verdict
     return {
         "ours": printable(result.pair.ours),
-        "published": printable(result.pair.published),
+        "published": shown(result.pair.published),
         "ok": verdict.ok,
         "verdict": verdict.sentence,
         "causes": [cause.name for cause in verdict.causes],
@@ -131,8 +134,8 @@ def _hypotheses_json(explanation: Explanation | None) -> list[dict[str, Any]]:
         {
             "says": t.hypothesis.says,
             "cause": t.hypothesis.cause.name if t.hypothesis.cause is not None else None,
-            "left": [_number(value) for value in t.left],
-            "levels": [str(Level(level)) for level in t.levels],
+            "left": [_number(outcome.left) for outcome in t.outcomes],
+            "levels": [str(outcome.level) for outcome in t.outcomes],
         }
         for t in (explanation.baseline, *explanation.tried)
     ]

@@ -29,15 +29,23 @@ GRAY = np.full((100, 200, 3), 128, np.uint8)
 # What eyes without red-sensing or green-sensing cones see of linear RGB (Machado et al. 2009, severity 1).
 PROTAN = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
 DEUTAN = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+TO_LMS = [
+    [0.41222147, 0.53633254, 0.05144599],
+    [0.2119035, 0.68069955, 0.10739696],
+    [0.08830246, 0.28171884, 0.6299787],
+]
+TO_LAB = [
+    [0.21045426, 0.79361779, -0.00407205],
+    [1.9779985, -2.4285922, 0.4505937],
+    [0.02590404, 0.78277177, -0.80867577],
+]
 
 
 def oklab(colours: list[str], eyes: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, 3): where these eyes see the colours, in a space whose distances are about those that are perceived."""
     rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in colours])
     linear = np.clip(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ eyes.T, 0, 1)
-    to_lms = [[0.41222147, 0.53633254, 0.05144599], [0.2119035, 0.68069955, 0.10739696], [0.08830246, 0.28171884, 0.6299787]]  # fmt: skip # noqa: E501
-    to_lab = [[0.21045426, 0.79361779, -0.00407205], [1.9779985, -2.4285922, 0.4505937], [0.02590404, 0.78277177, -0.80867577]]  # fmt: skip # noqa: E501
-    return np.cbrt(linear @ np.array(to_lms).T) @ np.array(to_lab).T
+    return np.cbrt(linear @ np.array(TO_LMS).T) @ np.array(TO_LAB).T
 
 
 @pytest.mark.parametrize("eyes", [np.eye(3), np.array(PROTAN), np.array(DEUTAN)], ids=["all", "no red", "no green"])
@@ -97,7 +105,7 @@ def test_numbers_are_written_into_cells() -> None:
 )
 def test_words_that_are_no_grid_are_refused(ids: object) -> None:
     with pytest.raises(UsageError, match=r"expected whole numbers from 0, \(g, g\)|rows of different lengths"):
-        draw_words(GRAY, ids)  # type: ignore[arg-type]
+        draw_words(GRAY, ids)
 
 
 def test_more_cells_than_pixels_are_drawn() -> None:
@@ -142,7 +150,8 @@ def test_labels_say_class_and_score() -> None:
 
 
 def test_labels_stay_inside_the_picture() -> None:
-    picture = draw(GRAY, [[0, 0, 200, 100], [150, 95, 200, 100], [195, 0, 200, 3]], ("a long name of a class",) * 3, obj_id=[0, 1, 2])  # fmt: skip # noqa: E501
+    boxes = [[0, 0, 200, 100], [150, 95, 200, 100], [195, 0, 200, 3]]
+    picture = draw(GRAY, boxes, ("a long name of a class",) * 3, obj_id=[0, 1, 2])
     assert picture.size == (200, 100)
     tiny = draw(np.zeros((4, 3, 3), np.uint8), [[0, 0, 3, 4]], ("name",), obj_id=[0])
     assert tiny.size == (3, 4)

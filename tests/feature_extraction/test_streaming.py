@@ -74,7 +74,7 @@ def test_images_are_taken_as_they_are_needed(extractor: FeatureExtractor, batch_
     for number in range(3):
         next(stream)
         assert taken <= number + ahead
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("decode")]
 
 

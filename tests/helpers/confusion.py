@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 
@@ -78,9 +79,21 @@ class Stage:
             others = {"2_cup": self.others / "astronaut.png", "6_coins": self.others / "page.png"}
             return lambda image_id, path: right.compute(others.get(image_id, path), spec)
         if cause is Cause.CHECKPOINT:
-            right = replace(right, checkpoint=self._another())
+            right = replace(right, checkpoint=self.another())
         made = of_cause.get(cause, right)
         return lambda _, path: made.compute(path, spec)
+
+    def made(self, name: str, kind: str, **wrong: Any) -> Path:
+        """A published file that is called so, with other values of ``defects.Published``."""
+        path, made = self.folder / f"published_{kind}_{name}.h5", Published(self.checkpoint, **wrong)
+        images = {image_id: made.compute(file, SPECS[kind]()) for image_id, file in self.paths.items()}
+        defects.write_features(path, images)
+        return path
+
+    def judged(self, kind: str, published: Path, checkpoint: Path | None = None) -> Result:
+        """What recomputing says of a published file, with this checkpoint or another."""
+        options = Options(explain=True, checkpoint_dir=checkpoint or self.checkpoint, device="cpu")
+        return verify(Pair(self.ours(kind), str(published)), options)
 
     def _batch(self, image_id: str, spec: Spec) -> tuple[int, int]:
         """Batches of four, by id."""
@@ -90,7 +103,7 @@ class Stage:
                  for i in ids[start : start + 4]]  # fmt: skip
         return max(h for h, _ in sizes), max(w for _, w in sizes)
 
-    def _another(self) -> Path:
+    def another(self) -> Path:
         if self._other_checkpoint is None:
             config = self.checkpoint / "detectron_config.yaml"
             self._other_checkpoint = defects.write_other_checkpoint(self.folder / "another", config)

@@ -200,6 +200,22 @@ def in_tf32(model: Any) -> Any:
     return model
 
 
+def as_unfolded(model: Any) -> Any:
+    """``in_tf32`` of a program that scales the sums of its convolutions afterwards, and so rounds other weights."""
+    scales = []
+    model = copy.deepcopy(model)
+    convolutions = [module for module in model.modules() if isinstance(module, Conv)]
+    for seed, conv in enumerate(convolutions):
+        draw = torch.Generator().manual_seed(seed)
+        scales.append(1 + torch.rand((len(conv.weight), 1, 1, 1), generator=draw))
+        conv.weight = conv.weight * scales[-1]
+    rounded = in_tf32(model)
+    convolutions = [module for module in rounded.modules() if isinstance(module, Conv)]
+    for conv, scale in zip(convolutions, scales, strict=True):
+        conv.weight = (conv.weight / scale).contiguous(memory_format=torch.channels_last)
+    return rounded
+
+
 def of_fc7(model: Any) -> Any:
     """A model whose features are the next layer's; its classes are as ever."""
     model = copy.copy(model)

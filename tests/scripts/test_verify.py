@@ -12,10 +12,11 @@ import h5py
 import numpy as np
 import pytest
 
+from feature_extraction import catalog
 from feature_extraction.compare import SAME_NETWORK
 from scripts import parity
 from scripts.verify import __main__ as verify
-from scripts.verify.files import spread
+from scripts.verify.files import pairs, spread
 
 RNG = np.random.default_rng(5)
 
@@ -78,7 +79,7 @@ def test_swapped_neighbours_pass(tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[str, Callable[[h5py.File], None], str]] = {
-    "an image is missing": (GRID, lambda f: f.pop("003"), "1 images are not in ours: 003"),
+    "an image is missing": (GRID, lambda f: f.pop("003"), "1 image is not in ours: 003"),
     "an image too many": (GRID, lambda f: f.copy("003", "x"), "not in the published file: x"),
     "another shape": (GRID, lambda f: replace(f, "003/features", np.zeros((7, 7, 16), "f4")), "published float32"),
     "another type": (GRID, lambda f: replace(f, "003/features", np.zeros((8, 8, 16))), "float64"),
@@ -88,17 +89,21 @@ WRONG: dict[str, tuple[str, Callable[[h5py.File], None], str]] = {
         "beyond 0.02",
     ),
     "NaN": (GRID, lambda f: f["003/features"].write_direct(np.full((8, 8, 16), np.nan, "f4")), "beyond"),
-    "no boxes": (BOXES, lambda f: f["003"].pop("boxes"), "boxes is missing"),
+    "no boxes": (
+        BOXES,
+        lambda f: f["003"].pop("boxes"),
+        "1 image is of another form than the published (without boxes): 003",
+    ),
     "another width": (BOXES, lambda f: replace(f, "003/img_w", np.int64(641)), "641, published 640"),
     "boxes elsewhere": (
         BOXES,
         lambda f: [g["boxes"].write_direct(g["boxes"][()] + np.float32(3)) for g in f.values()],
-        "match in less",
+        "boxes: 0% found again at quantile 0.99 of the images, expected 90%",
     ),
     "other classes": (
         BOXES,
         lambda f: [g["obj_id"].write_direct(g["obj_id"][()] + 1) for g in f.values()],
-        "match in less",
+        "no box is found again",
     ),
 }
 
@@ -223,15 +228,112 @@ def test_what_the_files_show_by_themselves(tmp_path: Path, kind: str) -> None:
 
 
 def test_without_images_nothing_is_recomputed_and_the_files_still_speak(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "published" / BOXES, change=later_layer)
     write(tmp_path / "ours" / BOXES)
-    assert run(tmp_path, "--explain") == 1
-    said, complaint = capsys.readouterr()
-    assert "verify: nothing is recomputed: image " in complaint
-    assert "--explain FOLDER" in complaint
+    assert run(tmp_path, "--explain", "--checkpoint_dir", str(tiny_checkpoint)) == 1
+    said = capsys.readouterr().out
     assert "are fc7, not fc6" in said
+    assert "Recomputing says nothing: none of the images that differ (" in said
+    assert "--explain FOLDER names where they lie" in said
+
+
+def test_if_recomputing_is_interrupted_the_verdict_of_the_files_is_told(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scripts.verify.recompute.recompute", interrupted)
+    for name in (BOXES, GRID):
+        write(tmp_path / "published" / name, change=later_layer if name == BOXES else nudge)
+        write(tmp_path / "ours" / name)
+    ours, published = (str(tmp_path / where / BOXES) for where in ("ours", "published"))
+    words = ["--ours", ours, "--published", published, "--explain", "--checkpoint_dir", str(tiny_checkpoint)]
+    assert verify.main(words) == 130
+    said = capsys.readouterr().out
+    assert "are fc7, not fc6" in said
+    assert "Recomputing says nothing: it was interrupted." in said
+
+
+def test_files_without_an_id_in_common(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "published" / GRID, change=lambda file: [file.move(name, f"x{name}") for name in list(file)])
+    write(tmp_path / "ours" / GRID)
+    assert run(tmp_path) == 1
+    said = capsys.readouterr().out
+    assert "No image could be compared: 20 images are not in ours: x000, x001," in said
+    assert "20 images are not in the published file: 000, 001," in said
+    assert "Compare files of the same data set, split and settings." in said
+
+
+def test_what_is_wrong_of_all_images_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def of_4_cells(file: h5py.File) -> None:
+        for name in file:
+            replace(file, f"{name}/features", np.zeros((4, 4, 16), "f4"))
+
+    write(tmp_path / "published" / GRID, change=of_4_cells)
+    write(tmp_path / "ours" / GRID)
+    assert run(tmp_path) == 1
+    told = [line for line in capsys.readouterr().out.splitlines() if "(8, 8, 16)" in line]
+    assert "20 images are of another form than the published (features: float32 (8, 8, 16)," in told[0]
+    assert len(told) == 2, "among the problems, and in the verdict"
+
+
+def test_what_is_in_both_files_is_the_same_and_something_is_lacking(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "published" / GRID)
+    write(tmp_path / "ours" / GRID, change=lambda file: file.pop("003"))
+    assert run(tmp_path) == 1
+    assert "could be compared are alike (19 images: 19 equal), but 1 image is not in ours: 003." in (
+        capsys.readouterr().out
+    )
+
+
+USAGE = {
+    "another protocol": (["--published", "ftp://host/x.h5"], "an address begins with http:// or https://"),
+    "no folder for the JSON file": (["--json", "/nowhere/found.json"], "its folder does not exist"),
+    "a share beyond 1": (["--quantile", "3"], "3 is not a part from 0 to 1"),
+    "no number": (["--features", "nan"], "nan is not a number from 0"),
+}
+
+
+@pytest.mark.parametrize("mistake", USAGE)
+def test_mistakes_are_told_before_anything_is_read(mistake: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words, said = USAGE[mistake]
+    with pytest.raises(SystemExit) as end:
+        verify.main(words)
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("more", "said"), [
+    (["--checkpoint_dir", "/nowhere"], "in /nowhere: `make download` fetches it"),
+    (["--device", "mars"], "no device 'mars'"),
+])  # fmt: skip
+def test_what_recomputing_needs_is_looked_for_before_the_files_are_read(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], more: list[str], said: str
+) -> None:
+    write(tmp_path / "published" / BOXES, change=later_layer)
+    write(tmp_path / "ours" / BOXES)
+    assert run(tmp_path, "--explain", "--checkpoint_dir", str(tiny_checkpoint), *more) == 1
+    out, complaint = capsys.readouterr()
+    assert (out, complaint.count("\n")) == ("", 1)
+    assert said in complaint
+
+
+def test_one_file_finds_the_published_one_of_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "published" / "VG" / "maskrcnn_grid8.h5")
+    write(tmp_path / "ours" / GRID)
+    write(tmp_path / "elsewhere_grid8.h5")
+    words = ["--published", str(tmp_path / "published"), "--ours"]
+    assert verify.main([*words, str(tmp_path / "ours" / GRID)]) == 0
+    assert verify.main([*words, str(tmp_path / "elsewhere_grid8.h5")]) == 1
+    assert "--published FILE names it" in capsys.readouterr().err
+    assert verify.main([*words, str(tmp_path / "nowhere.h5")]) == 1
+    (far,) = pairs(tmp_path / "ours" / GRID, catalog.FEATURES_BASE_URL)
+    assert far.published == f"{catalog.FEATURES_BASE_URL}/VG/maskrcnn_grid8.h5"
 
 
 # --- parity --------------------------------------------------------------------------------------------

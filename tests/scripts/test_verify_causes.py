@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from helpers import defects
 from helpers.confusion import Stage
+from numpy.typing import NDArray
 
 from scripts.verify import recompute
 from scripts.verify.__main__ import Options, verify
@@ -47,6 +50,43 @@ def test_the_files_alone_leave_it_open_or_say_it_and_never_name_another(stage: S
         assert verdict.causes == (cause,)
     else:
         assert "--explain" in verdict.sentence
+
+
+@pytest.mark.parametrize(("precision", "kind"), [
+    ("bfloat16", "grid"), ("float16", "grid"), ("bfloat16", "boxes"), ("float16", "boxes"),
+])  # fmt: skip
+def test_half_precision_is_told_from_the_roundings(stage: Stage, precision: str, kind: str) -> None:
+    """Near-ties fall otherwise in every computation of low precision: of boxes most of the difference is left, of the
+    rows that are in both the roundings are the same."""
+    verdict = stage.judged(kind, stage.made(precision, kind, precision=precision)).verdict
+    assert verdict.causes == (Cause.PRECISION,), verdict.sentence
+    assert f'"{precision}" makes the same roundings in 2 images recomputed' in verdict.sentence
+
+
+def test_roundings_of_another_program_are_told_by_their_size(stage: Stage) -> None:
+    """It has not folded its batch norms, so that other weights are rounded. A decoder that moves few pixels makes
+    differences of that size as well."""
+    verdict = stage.judged("grid", stage.made("unfolded", "grid", model=defects.as_unfolded)).verdict
+    assert verdict.causes == (Cause.PRECISION, Cause.DECODER), verdict.sentence
+    assert "the difference is as large as what TF32 rounds off, with other roundings" in verdict.sentence
+
+
+def test_roundings_do_not_explain_what_is_no_rounding(stage: Stage) -> None:
+    """Pixels of a decoder that nobody knows: as small as half precision, and nothing is in common."""
+    verdict = stage.judged("grid", stage.made("noisy", "grid", decode=noisy)).verdict
+    assert verdict.causes != (Cause.PRECISION,), verdict.sentence
+
+
+def noisy(path: Path) -> NDArray[np.uint8]:
+    pixels = defects.rgb_of(path).astype(np.int64)
+    return (pixels + np.random.default_rng(0).integers(-1, 2, pixels.shape)).clip(0, 255).astype(np.uint8)
+
+
+def test_with_another_checkpoint_recomputing_says_nothing(stage: Stage) -> None:
+    verdict = stage.judged("boxes", stage.made("fc7", "boxes", model=defects.of_fc7), stage.another()).verdict
+    assert not verdict.recomputed
+    assert "name those that it was made of (--checkpoint_dir, --explain IMAGES)" in verdict.sentence
+    assert verdict.causes == (Cause.FC7,), "the files speak for themselves"
 
 
 @pytest.mark.parametrize("kind", ["grid", "boxes"])

@@ -68,6 +68,7 @@ def page_of(options: PageOptions) -> str:
         compared = comparison_of(vocabulary, files, photographs)
         failures = failures_of(entries, FAILURES, photographs)
         photographs.load()
+    there = {row.word for words in lists for row in words.rows}
     view = View(photographs, Sprites(), Plots(), names)
     return render(
         datasets=datasets,
@@ -82,7 +83,7 @@ def page_of(options: PageOptions) -> str:
         colours=len(PALETTE),
         vocabulary=vocabulary,
         others=[v for v in vocabularies if v is not vocabulary],
-        lists=[(words.title, [view.row(row) for row in words.rows]) for words in lists],
+        lists=[(words.title, [view.row(row, there) for row in words.rows]) for words in lists],
         nearest=nearest,
         compared=compared,
         pairs=[] if compared is None else [(p, [view.compared_word(w) for w in p.words]) for p in compared.farthest],

@@ -23,6 +23,8 @@ SIZE: Final = (4.6, 2.7)
 """Inches."""
 MARGINS: Final = {"left": 0.1, "right": 0.97, "bottom": 0.18, "top": 0.92}
 """In parts of a figure. Fixed: a layout that matplotlib finds by itself is drawn twice."""
+FEW: Final = 40
+"""Words up to which each is a point: a line through one is nothing."""
 LETTER: Final = 0.013
 """Width of a letter of the numbers on the left, in parts of the figure."""
 COLOURS: Final = {INK: "currentColor", MARK: "var(--accent)"}
@@ -65,7 +67,8 @@ class Plots:
             ordered = np.sort(sizes[sizes > 0])[::-1]
             figure, axes = _figure("words, the largest first", "cells of a word", ordered[0])
             some = np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), 600)).astype(int))
-            axes.plot(some + 1, ordered[some], color=MARK, linewidth=1.4)
+            marker = "o" if len(some) <= FEW else ""
+            axes.plot(some + 1, ordered[some], color=MARK, marker=marker, markersize=3, linewidth=1.4)
             if ordered[0] > 20 * max(1, ordered[-1]):
                 axes.set_yscale("log")
                 axes.yaxis.set_major_formatter(FuncFormatter(_thousands))

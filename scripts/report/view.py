@@ -22,6 +22,7 @@ from .gallery import Album, Card, Failures, Sample
 from .photographs import CELL_SIDE, CellCut, Photographs, Picture, Thumbnail, as_jpeg
 from .plots import Plots
 from .template import short
+from .vocabulary_rows import Row
 from .words import Vocabulary
 
 LABELS: Final = 6
@@ -122,9 +123,10 @@ class View:
         n = len(card.words)
         return [(x1 * w / n, y1 * h / n, x2 * w / n, y2 * h / n) for x1, y1, x2, y2 in edges_of(card.words)]
 
-    def row(self, row: Any) -> dict[str, Any]:
-        """A word's row."""
-        return {"row": row, **self._strip(("word", row.word), row.cells)}
+    def row(self, row: Row, there: set[int]) -> dict[str, Any]:
+        """A word's row; ``there``: all words that have one, to which links lead."""
+        neighbours = [(word, distance, word in there) for word, distance in row.neighbours]
+        return {"row": row, "neighbours": neighbours, **self._strip(("word", row.word), row.cells)}
 
     def compared_word(self, word: ComparedWord) -> dict[str, Any]:
         """The same of a word of one of two vocabularies."""

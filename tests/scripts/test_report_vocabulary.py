@@ -199,6 +199,9 @@ def test_a_word_that_nothing_has(datasets: Path) -> None:
     text = page(datasets, words=(5,))
     assert "vocabulary of 12 words, 11 used" in text
     assert "1 unused word" in text
+    others = "".join(row for word, row in rows_of(page(datasets)).items() if word != "5")
+    assert 'href="#w5"' not in others  # it has no row unless it is asked for
+    assert re.search(r"</span>5</a>", others)
     assert "No cell has this word." in rows_of(text)["5"]
 
 
@@ -372,6 +375,11 @@ def test_sizes_are_whole_numbers(sizes: list[int]) -> None:
     numbers = [t for t in texts_of(svg) if not re.search("[a-z]", t)]
     assert numbers
     assert all(re.fullmatch(r"[\d,]+", t) for t in numbers), numbers
+
+
+def test_a_single_word_is_seen() -> None:
+    svg = str(Plots().sizes(np.array([0, 384, 0])))
+    assert re.search(r'<use [^>]*style="fill: var\(--accent\)', svg)  # a point
 
 
 def test_figures_have_the_colours_of_the_page() -> None:

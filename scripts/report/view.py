@@ -164,8 +164,9 @@ class View:
         plots = [self._plots.histogram(lengths.ravel(), f"length of a feature, {entry.spec}", "features")]
         if lengths.ndim == 3:
             plots.append(self._plots.heat_map(lengths.mean(0), "mean length by cell"))
-        if sample.areas:
-            areas = np.concatenate(sample.areas)
+        areas = np.concatenate([*sample.areas, []])
+        areas = areas[np.isfinite(areas)]
+        if areas.size:
             plots.append(self._plots.histogram(areas, "area of a box, parts of the image", "boxes"))
         return plots
 

@@ -48,6 +48,11 @@ if TYPE_CHECKING:  # it needs torch
     from .explain import Explanation
 
 
+ROOT: Final = Path(__file__).resolve().parents[2]
+INTERRUPTED: Final = "it was interrupted"
+EXIT_INTERRUPTED: Final = 130
+
+
 def bound(text: str) -> float:
     """A number from 0."""
     if not (value := float(text)) >= 0:
@@ -62,7 +67,6 @@ def part(text: str) -> float:
     return value
 
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 FLAGS: Final = {
     "quantile": ("quantile", part, "share of images that has to be within the rest"),
     "features": ("features", bound, "difference, of the image's largest feature"),
@@ -70,8 +74,6 @@ FLAGS: Final = {
     "box_pixels": ("boxes", bound, "how far a box may be off to be found"),
 }
 """Flag -> field of Tolerance, what it may be, help."""
-INTERRUPTED: Final = "it was interrupted"
-EXIT_INTERRUPTED: Final = 130
 
 
 def verify(pair: Pair, options: Options) -> Result:
@@ -95,8 +97,8 @@ def explained(ours: h5py.File, theirs: h5py.File, found: Findings, options: Opti
 
     try:
         return recompute(ours, theirs, found, options, complain), ""
-    except KitError as error:
-        return None, printable(str(error))
+    except (KitError, *ERRORS) as error:
+        return None, told(error)
     except KeyboardInterrupt:
         return None, INTERRUPTED
 
@@ -120,7 +122,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--explain", nargs="?", const="", metavar="IMAGES",
         help="recompute the worst images under every hypothesis; IMAGES: their folder (where our file says)")
     add("--checkpoint_dir", type=Path, help="for --explain (where the extraction looks for it)")
-    add("--device", default="auto", help="for --explain: auto, cpu or cuda")
+    add("--device", default="auto", help="for --explain: auto, cpu, cuda or cuda:N")
     add("--worst", type=positive, default=5, metavar="N", help="images listed (%(default)s)")
     add("--json", type=Path, metavar="FILE", help="write everything that was found to FILE")
     # fmt: on
@@ -137,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(printable(str(error)))
         return EXIT_NOTHING
     except KeyboardInterrupt:
-        complain("interrupted; what is printed above holds")
+        complain("interrupted; of files that are told above the verdict holds")
         return EXIT_INTERRUPTED
 
 

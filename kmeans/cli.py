@@ -136,8 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return guarded(work)
 
 
-def guarded(work: Callable[[], int]) -> int:
-    """The exit status of ``work``; what a user can mend is told in one line."""
+def guarded(work: Callable[[], int], interrupted: str = "the same command goes on where it stopped") -> int:
+    """The exit status of ``work``; what a user can mend is told in one line, and so is what Ctrl-C left."""
     take_any_locale()
     try:
         return work()
@@ -156,7 +156,7 @@ def guarded(work: Callable[[], int]) -> int:
             raise
         return failed(f"{error}: run `make setup`, and this with .venv/bin/python")
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+        print(f"interrupted: {interrupted}", file=sys.stderr)
         return 130
 
 

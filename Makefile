@@ -1,5 +1,8 @@
 # X-LXMERT's visual features and visual vocabulary. `make` alone lists what there is.
-# `make -n TARGET` prints the command of a target, one line, to paste and change; nothing is checked or started.
+# `make -n TARGET` prints the command of a target, one line to paste and change (of slurm-..., the scripts); starts nothing.
+ifneq ($(filter 3.% 4.0% 4.1 4.1.%,$(MAKE_VERSION)),)
+$(error this Makefile needs GNU make 4.2 or newer, not $(MAKE_VERSION); macOS: brew install make, then gmake in its place)
+endif
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
@@ -10,7 +13,6 @@ SHELL       := bash
 
 PYTHON ?= python3
 PY     := .venv/bin/python
-
 # Variables typed after `make` go to scripts.launch word by word, as they were typed: neither make nor the shell
 # expands what is in them ($$ is make's way to write $). It knows their names and defaults: make help.
 quote = '$(subst ','\'',$1)'
@@ -21,10 +23,12 @@ unexport $(typed)
 # $(call launch,JOB); under -n the launcher prints the job's command instead of running it
 ifneq ($(findstring n,$(firstword -$(MAKEFLAGS))),)
 MAKEFLAGS += --silent
+dry_run = --dry-run
 launch = $(info $(shell $(PYTHON) -m scripts.launch --dry-run $1 $(words)))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error $1))
 else
 launch = @$(PYTHON) -m scripts.launch $1 $(words)
 endif
+MAKEFLAGS += --no-builtin-rules # it would try to compile what is mistyped
 
 ##@ Start here
 help: ## this list
@@ -89,7 +93,7 @@ extract-%: FORCE ## one file, as listed below, or several: grid, boxes, coco, vg
 	$(call launch,$@)
 
 slurm-%: FORCE ## the same in Slurm, as job arrays: slurm-extract-all (with the k-means), slurm-kmeans, ... (CLUSTER=)
-	$(PYTHON) -m scripts.launch --slurm $* $(words)
+	+@$(PYTHON) -m scripts.launch --slurm $(dry_run) $* $(words)
 
 check: ## read every file that was made bit by bit
 	$(call launch,$@)
@@ -138,6 +142,8 @@ test-faults: setup ## fail system calls and kill, in every program, and look at 
 lock: setup ## write every lock file from the pins in pyproject.toml
 	$(PY) -m pip install --quiet '.[lock]' && $(PY) -m scripts.dev.lock
 
+.DEFAULT: # whatever else is typed: the launcher knows what was meant
+	$(call launch,$@)
 FORCE:
 .PHONY: help setup demo docker-build image-archive image-save image-test slurm-test shell download download-pretrained \
         download-annotations download-features download-images extract-all check kmeans paper-vocabulary verify-kmeans \

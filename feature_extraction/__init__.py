@@ -5,13 +5,19 @@
 The public Python API is loaded on first use; importing this package does not import torch.
 """
 
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 (in a checkout nothing has been installed yet that would know)
+    sys.exit(f"this kit needs Python 3.11 or newer, not {sys.version.split()[0]}: make PYTHON=python3.12, for example")
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from .api import BoxFeatures, FeatureExtractor, GridFeatures
+    from .class_names import read_names
     from .config import Boxes, GivenBoxes
-    from .drawing import draw, draw_words, read_names
+    from .drawing import draw, draw_words
     from .errors import (
         CheckpointError,
         DeviceError,
@@ -43,7 +49,8 @@ _HOMES: Final = {
     ),
     **dict.fromkeys(("Boxes", "GivenBoxes"), "config"),
     "RECIPES": "recipes",
-    **dict.fromkeys(("draw", "draw_words", "read_names"), "drawing"),
+    **dict.fromkeys(("draw", "draw_words"), "drawing"),
+    "read_names": "class_names",
     **dict.fromkeys(("image_ids", "open_features"), "storage.store"),
 }
 __all__ = [

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import closing
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from .class_names import Names, class_names, names_in
 from .config import Boxes, Decoder, Engine, ExtractConfig, Grid, Precision
 from .detector.build import choose_device, load_detector
 from .detector.files import find_checkpoint
-from .drawing import names_in, read_names
 from .errors import ImageError, UsageError
 from .features import Arrays, Computation, computation_of
-from .images.decode import ImageLike
+from .images.decode import IMAGE_TYPES, ImageLike
 from .progress import Progress
+from .recipe import SIZE_DIVISOR
 from .streaming import Stream
 
 OnError = Literal["raise", "yield"]
@@ -102,12 +103,12 @@ class FeatureExtractor:
         precision: Precision = ExtractConfig.precision,
         engine: Engine = ExtractConfig.engine,
         decode: Decoder = ExtractConfig.decode,
-        names: str | os.PathLike[str] | Sequence[str] | None = None,
+        names: Names | None = None,
     ) -> None:
         files = find_checkpoint(None if checkpoint_dir is None else Path(checkpoint_dir))
         self._detector = load_detector(files, engine=engine, device=choose_device(device), precision=precision)
         self._decode: Decoder = decode
-        self._names = names_in(files.model.parent) if names is None else _class_names(names)
+        self._names = names_in(files.model.parent) if names is None else class_names(names)
 
     @property
     def feature_dim(self) -> int:
@@ -177,6 +178,9 @@ class FeatureExtractor:
         ``images`` is any iterable and taken as it is needed; threads decode ahead. At most 8 batches of images wait,
         so that those of one size find each other. ``on_error="yield"`` gives the ImageError in the image's place and
         goes on."""
+        _check_whole("grid_size", grid_size)
+        if imsize is not None:
+            _check_whole("imsize", imsize, SIZE_DIVISOR)
         computation = computation_of(Grid(grid_size=grid_size, imsize=imsize))
         return _each(self._stream(computation, batch_size), images, _grid_features, progress, on_error)
 
@@ -201,14 +205,14 @@ class FeatureExtractor:
         on_error: OnError = "raise",
     ) -> Iterator[BoxFeatures | ImageError]:
         """What ``boxes`` gives, one image after the other, as ``iter_grid`` does it."""
+        _check_whole("num_boxes", num_boxes)
         computation = computation_of(
             replace(Boxes(num_boxes=num_boxes) if spec is None else spec, class_probs=True, obj_conf=True)
         )
         return _each(self._stream(computation, batch_size), images, self._box_features, progress, on_error)
 
     def _stream(self, computation: Computation, batch_size: int) -> Stream:
-        if batch_size < 1:
-            raise UsageError(f"batch_size {batch_size}: expected 1 or more")
+        _check_whole("batch_size", batch_size)
         return Stream(detector=self._detector, computation=computation, decode=self._decode, batch_size=batch_size)
 
     def _box_features(self, arrays: Arrays) -> BoxFeatures:
@@ -222,12 +226,15 @@ class FeatureExtractor:
         )  # fmt: skip
 
 
+def _check_whole(name: str, value: object, multiple: int = 1) -> None:
+    """Raises UsageError for anything but a whole number above 0, or a multiple of another."""
+    if not isinstance(value, Integral) or value < 1 or value % multiple:
+        expected = f"a multiple of {multiple}" if multiple > 1 else "a whole number from 1"
+        raise UsageError(f"{name} is {value!r}: expected {expected}")
+
+
 def _grid_features(arrays: Arrays) -> GridFeatures:
     return GridFeatures(arrays["features"])
-
-
-def _class_names(names: str | os.PathLike[str] | Sequence[str]) -> tuple[str, ...]:
-    return read_names(names) if isinstance(names, str | os.PathLike) else tuple(names)
 
 
 Found = TypeVar("Found", GridFeatures, BoxFeatures)
@@ -243,7 +250,7 @@ def _each(
     """What was found in each image, or in its place the ImageError, which is raised unless it is asked for."""
     if on_error not in get_args(OnError):
         raise UsageError(f"on_error={on_error!r}: expected {' or '.join(map(repr, get_args(OnError)))}")
-    several = [images] if isinstance(images, str | os.PathLike | Image.Image | np.ndarray) else images
+    several = [images] if isinstance(images, IMAGE_TYPES) else images
     total = len(several) if isinstance(several, Sized) else None
 
     def results() -> Iterator[Found | ImageError]:

@@ -7,24 +7,39 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from .config import EXIT_USAGE
 from .errors import UsageError
 
 
+def meant(word: str, known: Sequence[str]) -> str | None:
+    """The known word that was probably meant, if there is one."""
+    close = difflib.get_close_matches(word.lower(), [k.lower() for k in known], 1, 0.5)
+    return next((k for k in known if close and k.lower() == close[0]), None)
+
+
 def nearest(word: str, known: Sequence[str]) -> str:
     """The end of a message: the known words, and the one that was probably meant."""
-    close = difflib.get_close_matches(word.lower(), [k.lower() for k in known], 1, 0.5)
-    meant = next((k for k in known if close and k.lower() == close[0]), None)
-    return f"known: {', '.join(known)}" + (f"; did you mean {meant!r}?" if meant else "")
+    close = meant(word, known)
+    return f"known: {', '.join(known)}" + (f"; did you mean {close!r}?" if close else "")
+
+
+def nearest_of_many(word: str, known: Sequence[str], listed: str) -> str:
+    """The same where the known words are too many for a line: ``listed`` says where they stand."""
+    close = meant(word, known)
+    return f"did you mean {close!r}?" if close else listed
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
+    called: ClassVar[str] = ""
+    """What the user has typed to come here, where that is not the module's own name: ``xlxmert-features check``."""
+
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        settings |= {"prog": self.called} if self.called else {}
         super().__init__(allow_abbrev=settings.pop("allow_abbrev", True), **settings)
 
     def error(self, message: str) -> NoReturn:
@@ -36,18 +51,17 @@ class Parser(argparse.ArgumentParser):
         unknown = re.fullmatch(r"unrecognized arguments: (\S+).*", message, re.S)
         if unknown and unknown[1].startswith("-"):
             flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-            close = difflib.get_close_matches(unknown[1].partition("=")[0], flags, 1, 0.5)
-            message = f"no flag {unknown[1]}" + (f"; did you mean {close[0]}?" if close else "")
+            close = meant(unknown[1].partition("=")[0], flags)
+            message = f"no flag {unknown[1]}" + (f"; did you mean {close}?" if close else "")
         print(f"{self.prog}: error: {message} (see --help)", file=sys.stderr)
         sys.exit(EXIT_USAGE)
 
 
 def positive(text: str) -> int:
     """A whole number from 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
+    return int(text)
 
 
 def share(text: str) -> tuple[int, int]:

@@ -11,15 +11,16 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from .errors import ImageError
 from .features import Arrays, NetworkInput
 from .images.listed import ListedImage
-from .progress import Progress
+from .progress import Clock
 from .storage.source import Source
 
 WINDOW: int = 8
@@ -48,7 +49,11 @@ Loaded = TypeVar("Loaded")
 """What reading one image gives: an item, or one for each pass. An ImageError is never raised, the item carries it."""
 
 
-def windows(images: Sequence[ListedImage], batch_size: int, index: int, count: int) -> Iterator[Sequence[ListedImage]]:
+Window = Sequence[ListedImage]
+"""Images among which company is looked for."""
+
+
+def windows(images: Sequence[ListedImage], batch_size: int, index: int, count: int) -> Iterator[Window]:
     """The windows of process ``index`` of ``count``."""
     size = 1 if batch_size == 1 else WINDOW * batch_size
     for number, start in enumerate(range(0, len(images), size)):
@@ -57,14 +62,31 @@ def windows(images: Sequence[ListedImage], batch_size: int, index: int, count: i
 
 
 @dataclass(frozen=True)
+class Looked:
+    """An image, and what its header says."""
+
+    image: ListedImage
+    """Its bytes are at hand, where fetching them is costly."""
+    size: tuple[int, int] | ImageError | None = None
+    """(H, W) in pixels of the original, or why there is none; None where nobody has to know."""
+
+
+@dataclass(frozen=True)
 class Pass:
     """One network input of the images, as far as planning needs to know."""
 
     todo: set[str]
     """Ids of the images that something is computed of."""
-    network_size: Callable[[ListedImage], Any]
+    network_size: Callable[[int, int], Any]
+    """What images of one batch have in common, of the original's (H, W). Raises ImageError."""
+
+    def lacks(self, images: Iterable[ListedImage]) -> bool:
+        """Whether it has something to do in a window or batch."""
+        return not self.todo.isdisjoint(image.id for image in images)
 
 
+Skip = Callable[[int], None]
+"""Takes the number of images that are passed over."""
 Batch = tuple[int, Sequence[ListedImage]]
 """The number of its pass, and its images."""
 
@@ -74,8 +96,6 @@ class Chunk:
     """Images that are read together, once, and all batches that are computed of them."""
 
     batches: Sequence[Batch]
-    skipped: int = 0
-    """Images that were passed over before it."""
 
     @property
     def images(self) -> list[tuple[ListedImage, list[int]]]:
@@ -87,21 +107,52 @@ class Chunk:
         return list(found.values())
 
 
-def plan_batches(mine: Iterable[Sequence[ListedImage]], passes: Sequence[Pass], batch_size: int) -> Iterator[Chunk]:
-    """The batches of these windows that have something to do. A pass has the batches that it has alone."""
-    skipped = 0
+def lacking(
+    mine: Iterable[Sequence[ListedImage]], passes: Sequence[Pass], skip: Skip
+) -> Iterator[Sequence[ListedImage]]:
+    """The windows in which a pass has something to do."""
     for window in mine:
+        if any(one.lacks(window) for one in passes):
+            yield window
+        else:
+            skip(len(window))
+
+
+def look_ahead(mine: Iterable[Window], look: Callable[[ListedImage], Looked], workers: int) -> Generator[list[Looked]]:
+    """The windows with what a pool of threads has seen of their images, those of the next one while this one is
+    computed. An image that has no company is not looked at."""
+    pool = ThreadPoolExecutor(workers, "look")
+    started = ([pool.submit(look if len(window) > 1 else Looked, image) for image in window] for window in mine)
+    try:
+        for futures in _started_ahead(started, 1):
+            yield [future.result() for future in futures]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def plan_batches(
+    mine: Iterable[Sequence[Looked]], passes: Sequence[Pass], batch_size: int, skip: Skip
+) -> Iterator[Chunk]:
+    """The batches of these windows that have something to do. A pass has the batches that it has alone."""
+    for window in mine:
+        sizes = {looked.image.id: looked.size for looked in window}
+        images = [looked.image for looked in window]
         batches = [
             (number, batch)
             for number, one in enumerate(passes)
-            if not one.todo.isdisjoint(image.id for image in window)
-            for batch in (of_network_size(window, batch_size, one.network_size) if batch_size > 1 else [window])
-            if not one.todo.isdisjoint(image.id for image in batch)
+            if one.lacks(images)
+            for batch in of_network_size(images, batch_size, partial(_network_size, one, sizes))
+            if one.lacks(batch)
         ]
-        skipped += len(window) - len({image.id for _, batch in batches for image in batch})
-        for together in _connected(batches):
-            yield Chunk(together, skipped)
-            skipped = 0
+        skip(len(images) - len({image.id for _, batch in batches for image in batch}))
+        yield from map(Chunk, _connected(batches))
+
+
+def _network_size(one: Pass, sizes: Mapping[str, tuple[int, int] | ImageError | None], image: ListedImage) -> Any:
+    size = sizes[image.id]
+    if isinstance(size, ImageError):
+        raise size
+    return size and one.network_size(*size)
 
 
 def _connected(batches: Sequence[Batch]) -> list[list[Batch]]:
@@ -142,36 +193,26 @@ def of_one_size(items: Iterable[Item[Image]]) -> Iterator[list[tuple[Item[Image]
 
 
 def read_ahead(
-    batches: Iterable[tuple[Sequence[Image], int]],
+    batches: Iterable[Sequence[Image]],
     load: Callable[[Image], Loaded],
     workers: int,
-    progress: Progress,
+    clock: Clock,
     stopping: threading.Event,
 ) -> Generator[list[Loaded]]:
     """Batches decoded by a pool of threads, in order, at most about two images per worker and one batch ahead.
 
     Ends early when ``stopping`` is set."""
     pool = ThreadPoolExecutor(workers, "decode")
+    started = ([pool.submit(load, image) for image in batch] for batch in batches)
     try:
-        for futures in _started_ahead(_started(pool, load, batches, progress), 2 * workers):
-            with progress.clock("wait for decode"):
+        for futures in _started_ahead(started, 2 * workers):
+            with clock("wait for decode"):
                 items = [future.result() for future in futures if not stopping.is_set()]
             if stopping.is_set():
                 return
             yield items
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _started(
-    pool: ThreadPoolExecutor,
-    load: Callable[[Image], Loaded],
-    batches: Iterable[tuple[Sequence[Image], int]],
-    progress: Progress,
-) -> Iterator[list[Future[Loaded]]]:
-    for batch, skipped in batches:
-        progress.skip(skipped)
-        yield [pool.submit(load, image) for image in batch]
 
 
 def _started_ahead(started: Iterator[list[Future[Loaded]]], most: int) -> Iterator[list[Future[Loaded]]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -31,10 +31,11 @@ from .config import (
     Grid,
     Spec,
 )
-from .errors import KitError, UnknownName
+from .errors import ImageFolderError, KitError, UnknownName
 from .flags import add_spec_flags, kinds, parse, specs_of
 from .images.address import is_address
 from .names import printable
+from .terminal import signals_to
 
 if TYPE_CHECKING:
     from .pipeline import Report
@@ -58,14 +59,17 @@ def _add_flags(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
     published = parser.add_argument_group("published flags")
     ours = parser.add_argument_group("further flags")
     add_spec_flags(kinds, published, ours)
-    published.add_argument("--batch_size", type=positive, default=DEFAULTS["batch_size"], help="images of one size per batch (%(default)s)")  # fmt: skip # noqa: E501
+    published.add_argument("--batch_size", type=positive, default=DEFAULTS["batch_size"],
+        help="images of one size per batch (%(default)s)")  # fmt: skip
     published.add_argument("--backbone", choices=["maskrcnn"], default="maskrcnn", help="the only one")
     add = ours.add_argument
     add("--checkpoint_dir", type=Path, help="folder of the detector's files (./mask_rcnn_ckpt, or the checkout's)")
     add("--device", default=DEFAULTS["device"], help="auto, cpu, cuda or cuda:N (%(default)s)")
-    add("--precision", choices=PRECISIONS, default=DEFAULTS["precision"], help="%(default)s is the published arithmetic; the others are faster and drift")  # fmt: skip # noqa: E501
+    add("--precision", choices=PRECISIONS, default=DEFAULTS["precision"],
+        help="%(default)s is the published arithmetic; the others are faster and drift")  # fmt: skip
     add("--engine", choices=ENGINES, default=DEFAULTS["engine"], help="(%(default)s)")
-    add("--decode", choices=DECODERS, default=DEFAULTS["decode"], help="how palette images and such are read (%(default)s)")  # fmt: skip # noqa: E501
+    add("--decode", choices=DECODERS, default=DEFAULTS["decode"],
+        help="how palette images and such are read (%(default)s)")  # fmt: skip
     add("--workers", type=int, default=DEFAULTS["workers"], help="decoding threads (by the processors, at most 4)")
     add("--threads", type=int, default=DEFAULTS["threads"], help="computing threads on a CPU (the same)")
     add(
@@ -114,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="with --output: a folder of images, searched recursively; one image; a list.txt; a .tar, or a series of "
         "them ('cc3m/{00000..00331}.tar'), a file for each; or the address of any of these (s3://, gs://, https://)",
     )
-    parser.add_argument("--kinds", "--kind", type=kinds, default=[Grid.name], metavar=",".join(SPECS), help=f"one, or several that are made in one pass, a file each ({Grid.name})")  # fmt: skip # noqa: E501
+    parser.add_argument("--kinds", "--kind", type=kinds, default=[Grid.name], metavar=",".join(SPECS),
+        help=f"one, or several that are made in one pass, a file each ({Grid.name})")  # fmt: skip
     _add_flags(parser, list(SPECS))
     args = parse(parser, argv)
     specs = specs_of(parser, args, args.kinds)
@@ -168,7 +173,7 @@ def execute(configs: Sequence[ExtractConfig]) -> int:
     """Run extractions of the same images, in one pass; returns the exit code. Errors a user can mend are printed in one
     paragraph."""
     machine.wait_without_spinning()
-    with explained(), stopped_by_signals() as (stopping, by):
+    with explained(), told_how_images_are_had(configs[0]), stopped_by_signals() as (stopping, by):
         from .series import Refused, Summary, extract_series
 
         summary, made = Summary(), []
@@ -182,10 +187,21 @@ def execute(configs: Sequence[ExtractConfig]) -> int:
         if summary.results > 1:
             say(summary.line())
         if made:
-            files = made[0] if len(made) == 1 else made[0].parent / "*.h5"
+            files = shlex.quote(str(made[0])) if len(made) == 1 else f"{shlex.quote(str(made[0].parent))}/*.h5"
             say(f"next: python -m feature_extraction check {files}, or make kmeans once the grids are there")
         return 128 + by[0] if by and summary.exit_code == EXIT_NOTHING else summary.exit_code
     return EXIT_NOTHING
+
+
+@contextmanager
+def told_how_images_are_had(config: ExtractConfig) -> Iterator[None]:
+    """Images of the catalogue that are missing: what brings them."""
+    try:
+        yield
+    except ImageFolderError as error:
+        if config.dataset not in catalog.DATA_SETS:
+            raise
+        raise ImageFolderError(f"{error} (make download-images-{config.dataset} brings them)") from error
 
 
 def say(line: str) -> None:
@@ -196,19 +212,8 @@ def say(line: str) -> None:
 @contextmanager
 def explained() -> Iterator[None]:
     """Around a command: errors that a user can mend are printed in one paragraph, not raised."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a locale without the letters of a name must not end the run
-            stream.reconfigure(errors="backslashreplace")
     try:
         yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in ("feature_extraction", "kmeans", "scripts"):
-            raise
-        print(
-            f"error: this Python ({sys.executable}) has no {error.name}: `make setup` installs everything into "
-            f"{places.CHECKOUT / '.venv'}; then start the command with .venv/bin/python instead",
-            file=sys.stderr,
-        )
     except KitError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
     except MemoryError as error:
@@ -236,12 +241,8 @@ def stopped_by_signals() -> Iterator[tuple[threading.Event, list[int]]]:
         stopping.set()
         print("\nstopping after the images in flight; once more to stop at once", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals_to(stop, signal.SIGINT, signal.SIGTERM):
         yield stopping, stopped_by
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _print_report(report: Report) -> None:

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Final, NoReturn
 
 from . import __version__
-from .arguments import nearest
+from .arguments import Parser, nearest
 from .config import EXIT_USAGE
 from .terminal import run_main
 
@@ -55,5 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"xlxmert-features: error: no command {arguments[0]!r}; {known}", file=sys.stderr)
         return EXIT_USAGE
     module, _, function = COMMANDS[arguments[0]][0].partition(":")
-    code: int = getattr(import_module(module), function)(arguments[1:])
+    Parser.called = f"xlxmert-features {arguments[0]}"
+    try:
+        code: int = getattr(import_module(module), function)(arguments[1:])
+    finally:
+        Parser.called = ""
     return code

@@ -7,18 +7,17 @@ in which colour; the report draws the same marks as vectors. numpy and Pillow on
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from .class_names import Names, class_names
 from .errors import UsageError
-from .images.decode import ImageLike, decode_image
+from .images.decode import ImageLike, checked_image, decode_image
 from .names import printable
 from .recipe import BACKGROUND
 
@@ -31,9 +30,6 @@ _COLOURS: Final = """
 PALETTE: Final = tuple("#" + colour for colour in _COLOURS.split())
 """Each colour is the one farthest from all before it, in OKLab, of those neither nearly black nor nearly white: as seen
 with full colour vision, without red cones and without green cones, whichever of the three is worst."""
-NAMES_FILE: Final = "objects_vocab.txt"
-"""The class names of Visual Genome's 1600 classes, as bottom-up-attention calls the file."""
-MAX_NAMES_BYTES: Final = 1 << 20
 MAX_LABEL: Final = 40
 """Characters of a label that are shown."""
 THICKEST: Final = 1 / 80
@@ -42,8 +38,8 @@ THINNEST: Final = 1 / 400
 """... and of the last one's."""
 LABELS: Final = 8
 """So many of the best boxes carry their label in a picture; more would hide the image."""
-OPACITY: Final = 0.5
-"""Of the words' tint over the photograph."""
+OPACITY: Final = 0.75
+"""Of the words' tint: the photograph is still seen, and a word looks much the same over its light and dark parts."""
 
 
 @dataclass(frozen=True)
@@ -67,27 +63,10 @@ def word_colour(word: int) -> str:
     return PALETTE[word % len(PALETTE)]
 
 
-def read_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Class names from a text file, one a line, line 0 is class 0 of ``obj_id``; of synonyms (a,b) the first.
-
-    Raises UsageError."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_NAMES_BYTES + 1)
-    except OSError as error:
-        raise UsageError(
-            f"names of classes: {printable(path)}: {error.strerror}; expected a text file, a name a line"
-        ) from error
-    if len(content) > MAX_NAMES_BYTES or b"\0" in content:
-        raise UsageError(f"names of classes: {printable(path)} is no text file of a name a line")
-    lines = content.decode("utf-8", "replace").rstrip("\n").split("\n")
-    return tuple(printable(line.split(",")[0].strip()) for line in lines)
-
-
 def marks_of(
     found: Any,
     size: tuple[int, int],
-    names: Sequence[str] | None = None,
+    names: Names | None = None,
     *,
     obj_id: ArrayLike | None = None,
     scores: ArrayLike | None = None,
@@ -95,18 +74,17 @@ def marks_of(
     """The boxes of an image of ``size`` (W, H) as they are drawn, best first; boxes that lie outside are left out.
 
     ``found``: what ``FeatureExtractor.boxes`` gives (boxes, obj_id, cls_prob and names are taken from it) or boxes
-    (N, 4). ``names``: of all classes. ``obj_id`` (N,): classes without background. ``scores`` (N,).
+    (N, 4). ``names``: of all classes, or their file. ``obj_id`` (N,): classes without background. ``scores`` (N,).
 
     Raises UsageError for other shapes or values."""
-    boxes = np.asarray(getattr(found, "boxes", found), dtype=np.float64)
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
-        raise UsageError(f"boxes of shape {boxes.shape}: expected finite numbers (N, 4), x1 y1 x2 y2")
+    boxes = _boxes_of(found)
     classes = _column(getattr(found, "obj_id", obj_id), len(boxes), "obj_id")
     if scores is None and getattr(found, "cls_prob", None) is not None:
         scores = np.asarray(found.cls_prob)[:, 1:].max(axis=1)  # column 0 is the background
     values = _column(scores, len(boxes), "scores")
     limits = np.array([*size, *size], dtype=np.float64)
     named = getattr(found, "names", None) if names is None else None
+    known = None if names is None else class_names(names)
     shorter, marks = min(size), []
     for rank, corners in enumerate(np.clip(boxes, 0, limits)):
         x1, y1, x2, y2 = corners.tolist()
@@ -115,7 +93,7 @@ def marks_of(
         part = rank / max(1, len(boxes) - 1)
         width = shorter * (THICKEST + (THINNEST - THICKEST) * part)
         category = None if classes is None else int(classes[rank])
-        name = _name(category, names) if named is None else named[rank]
+        name = _name(category, known) if named is None else named[rank]
         label = _label(category, name, None if values is None else float(values[rank]))
         colour = word_colour(rank if category is None else category)
         marks.append(BoxMark(rank, (x1, y1, x2, y2), width, colour, label))
@@ -125,7 +103,7 @@ def marks_of(
 def draw(
     image: ImageLike,
     found: Any,
-    names: Sequence[str] | None = None,
+    names: Names | None = None,
     *,
     obj_id: ArrayLike | None = None,
     scores: ArrayLike | None = None,
@@ -133,7 +111,7 @@ def draw(
 ) -> Image.Image:
     """The image (H, W) with its boxes, RGB: the better a box, the thicker its line and the later it is drawn.
 
-    ``found``, ``obj_id``, ``scores``: as for ``marks_of``. ``names``: of the classes, see ``read_names``. ``labels``:
+    ``found``, ``names``, ``obj_id``, ``scores``: as for ``marks_of``. ``labels``:
     how many of the best boxes carry class and score, unless they would cover a better one's.
     Raises ImageError, UsageError.
 
@@ -149,8 +127,8 @@ def draw(
         corners, width = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), max(1, round(mark.width))
         pen.rectangle(corners, outline="black", width=width + 1)  # an edge that is seen on any photograph
         pen.rectangle(corners, outline=mark.colour, width=width)
-    font = _font(picture, 30)
-    for mark, plate in reversed(plates_of(marks[:labels], picture.size, lambda text: _text_size(pen, text, font))):
+    font, shown = _font(picture, 30), marks[: max(0, labels)]
+    for mark, plate in reversed(plates_of(shown, picture.size, lambda text: _text_size(pen, text, font))):
         _tag(pen, mark, plate, font)
     return picture
 
@@ -158,7 +136,8 @@ def draw(
 def draw_words(
     image: ImageLike, ids: ArrayLike, *, numbers: bool = False, opacity: float = OPACITY, lines: bool = True
 ) -> Image.Image:
-    """The image (H, W) in gray with its grid tinted by visual word, RGB: a word has one colour in all pictures.
+    """The image (H, W) in gray with its grid tinted by visual word, RGB: a word has one colour in all pictures, and of
+    more words than ``PALETTE`` has colours some share one.
 
     ``ids``: the word of each cell, (g, g) or (g * g,) row by row. ``numbers``: write each word's number into its cell.
     ``lines``: a line where two neighbours are of different words. Raises ImageError, UsageError.
@@ -167,6 +146,8 @@ def draw_words(
         >>> draw_words(photograph, [[0, 0], [1, 2]]).mode
         'RGB'
     """
+    if not 0 <= opacity <= 1:
+        raise UsageError(f"opacity is {opacity}: expected 0 to 1")
     picture = _as_picture(image)
     words = grid_of(ids)
     size = len(words)
@@ -191,7 +172,7 @@ def draw_words(
 
 def grid_of(ids: ArrayLike) -> NDArray[np.int64]:
     """Words as a square (g, g). Raises UsageError where they are no square of whole numbers from 0."""
-    words = np.asarray(ids)
+    words = _array(ids, "words")
     size = round(words.size**0.5)
     square = words.shape == (size, size) or words.shape == (size * size,)
     if not (size and square and words.dtype.kind in "iu" and words.min() >= 0):
@@ -217,14 +198,32 @@ def _draw_edges(
 
 def _as_picture(image: ImageLike) -> Image.Image:
     """A new RGB image, not turned by EXIF: boxes and cells are those of the pixels as they are stored."""
-    return Image.fromarray(np.asarray(decode_image(image), dtype=np.uint8))
+    return Image.fromarray(np.asarray(decode_image(checked_image(image)), dtype=np.uint8))
+
+
+def _array(values: Any, name: str) -> NDArray[Any]:
+    """Raises UsageError for rows of different lengths."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise UsageError(f"{name}: rows of different lengths") from error
+
+
+def _boxes_of(found: Any) -> NDArray[np.float64]:
+    """(N, 4). Raises UsageError."""
+    boxes = _array(getattr(found, "boxes", found), "boxes")
+    if boxes.ndim == 2 and boxes.shape[1] == 4 and boxes.dtype.kind in "iuf" and np.isfinite(boxes).all():
+        return boxes.astype(np.float64)
+    what = f"shape {boxes.shape}, {boxes.dtype}" if boxes.dtype != object else f"type {type(found).__name__}"
+    expected = "what boxes() found in one image, or finite numbers (N, 4): x1 y1 x2 y2"
+    raise UsageError(f"boxes of {what}: expected {expected}")
 
 
 def _column(values: ArrayLike | None, count: int, name: str) -> NDArray[Any] | None:
     """``values`` as (count,). Raises UsageError."""
     if values is None:
         return None
-    column = np.asarray(values)
+    column = _array(values, name)
     if column.shape != (count,) or column.dtype.kind not in "iuf":
         raise UsageError(f"{name} of shape {column.shape}, {column.dtype}: expected a number for each of {count} boxes")
     return column
@@ -232,8 +231,9 @@ def _column(values: ArrayLike | None, count: int, name: str) -> NDArray[Any] | N
 
 def _name(category: int | None, names: Sequence[str] | None) -> str:
     """The name of a class; empty where it has none."""
-    known = category is not None and names is not None and 0 <= category < len(names)
-    return str(names[category]) if known else ""  # type: ignore[index]
+    if category is None or names is None or not 0 <= category < len(names):
+        return ""
+    return str(names[category])
 
 
 def _label(category: int | None, name: str, score: float | None) -> str:
@@ -293,9 +293,3 @@ def ink_on(colour: str) -> str:
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     luminance = float(linear @ (0.2126, 0.7152, 0.0722))
     return "#000000" if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else "#ffffff"
-
-
-def names_in(*folders: Path) -> tuple[str, ...] | None:
-    """The class names of the first folder that has a ``NAMES_FILE``; None where none has."""
-    found = next((folder / NAMES_FILE for folder in folders if (folder / NAMES_FILE).is_file()), None)
-    return None if found is None else read_names(found)

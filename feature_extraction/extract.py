@@ -7,8 +7,9 @@ import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 
-from .batching import Chunk, Image, Item, Pass, of_one_size, plan_batches, read_ahead
+from .batching import Chunk, Image, Item, Looked, Pass, lacking, look_ahead, of_one_size, plan_batches, read_ahead
 from .config import Decoder
 from .detector.build import Detector
 from .errors import ImageError
@@ -59,17 +60,20 @@ class Extraction:
         network input share its way through the backbone.
 
         Ends early, with everything computed so far on the disk, when ``stopping`` is set."""
-        passes = _by_input(targets)
-        chunks, to_read = itertools.tee(plan_batches(mine, [_planned(sharing) for sharing in passes], self.batch_size))
-        images = ((chunk.images, chunk.skipped) for chunk in to_read)
-        load = self._loader(passes, progress.clock)
+        passes, clock = _by_input(targets), progress.clock
+        planned = [_planned(sharing) for sharing in passes]
+        load = self._loader(passes, clock)
         with ExitStack() as stack:
-            writers = [stack.enter_context(Writer(target.output, progress.clock)) for target in targets]
+            writers = [stack.enter_context(Writer(target.output, clock)) for target in targets]
             write = {id(target): writer for target, writer in zip(targets, writers, strict=True)}
-            reader = stack.enter_context(closing(read_ahead(images, load, self.workers, progress, stopping)))
+            looked = look_ahead(lacking(mine, planned, progress.skip), partial(_look, clock), self.workers)
+            looked = stack.enter_context(closing(looked))
+            chunks, to_read = itertools.tee(plan_batches(looked, planned, self.batch_size, progress.skip))
+            images = (chunk.images for chunk in to_read)
+            reader = stack.enter_context(closing(read_ahead(images, load, self.workers, clock, stopping)))
             for read, chunk in zip(reader, chunks, strict=False):  # the reader ends early when it is stopped
                 through = set()
-                for target, item in self._computed(passes, chunk, read, progress.clock):
+                for target, item in self._computed(passes, chunk, read, clock):
                     through.add(item.image.id)
                     if isinstance(item.outcome, ImageError):
                         target.failures.append(Failure.of(item.image, str(item.outcome)))
@@ -121,8 +125,16 @@ def _by_input(targets: Sequence[Target]) -> list[list[Target]]:
 
 
 def _planned(sharing: Sequence[Target]) -> Pass:
-    size = sharing[0].computation.network_size
-    return Pass(set().union(*(target.todo for target in sharing)), lambda image: size(*size_opened(image.opened())))
+    return Pass(set().union(*(target.todo for target in sharing)), sharing[0].computation.network_size)
+
+
+def _look(clock: Clock, image: ListedImage) -> Looked:
+    with clock("look ahead"):
+        at_hand = image.at_hand()
+        try:
+            return Looked(at_hand, size_opened(at_hand.opened()))
+        except ImageError as error:
+            return Looked(at_hand, error)
 
 
 def computed(

@@ -49,7 +49,8 @@ def _imsize(text: str) -> int:
 
 
 def _add_grid_flags(published: argparse._ArgumentGroup, ours: argparse._ArgumentGroup) -> None:
-    published.add_argument("--grid_size", type=positive, nargs="+", default=[Grid.grid_size], help=f"cells per side ({Grid.grid_size}); several: a file each, made in one pass")  # fmt: skip # noqa: E501
+    published.add_argument("--grid_size", type=positive, nargs="+", default=[Grid.grid_size],
+        help=f"cells per side ({Grid.grid_size}); several: a file each, made in one pass")  # fmt: skip
     published.add_argument("--imsize", type=_imsize, help="resize every image to this many pixels squared (grid)")
     published.add_argument("--im_ratio", choices=["original"], default="original", help="has no effect, as published")
 
@@ -57,18 +58,29 @@ def _add_grid_flags(published: argparse._ArgumentGroup, ours: argparse._Argument
 def _add_boxes_flags(published: argparse._ArgumentGroup, ours: argparse._ArgumentGroup) -> None:
     published.add_argument("--test", action="store_true", help="write to a file name that ends in _test")
     add = ours.add_argument
-    add("--recipe", choices=[*RECIPES, LIST], action=_Recipe, metavar="NAME", help=f"what another program of this detector's family keeps ({', '.join(RECIPES)}); its values are the defaults of the flags below. {LIST}: the table, with sources")  # fmt: skip # noqa: E501
+    add("--recipe", choices=[*RECIPES, LIST], action=_Recipe, metavar="NAME",
+        help=f"what another program of this detector's family keeps ({', '.join(RECIPES)}); its values are the "
+        f"defaults of the flags below. {LIST}: the table, with sources")  # fmt: skip
     add("--num_boxes", type=positive, default=Boxes.num_boxes, help="boxes per image (%(default)s)")
-    add("--min_boxes", type=positive, help="keep the boxes that score at least --threshold: from so many to --num_boxes (as many for every image)")  # fmt: skip # noqa: E501
-    add("--threshold", type=float, default=Boxes.threshold, metavar="P", help="class probability from which a score counts (%(default)s)")  # fmt: skip # noqa: E501
+    add("--min_boxes", type=positive,
+        help="keep the boxes that score at least --threshold: from so many to --num_boxes "
+        "(as many for every image)")  # fmt: skip
+    add("--threshold", type=float, default=Boxes.threshold, metavar="P",
+        help="class probability from which a score counts (%(default)s)")  # fmt: skip
     add("--background", action="store_true", help="rank the background as a class (its obj_id is -1)")
-    add("--layer", choices=LAYERS, default=Boxes.layer, help="stored as features (%(default)s); both: fc7 as features_fc7")  # fmt: skip # noqa: E501
+    add("--layer", choices=LAYERS, default=Boxes.layer,
+        help="stored as features (%(default)s); both: fc7 as features_fc7")  # fmt: skip
     add("--obj_conf", action="store_true", help="store the scores that ranked the boxes as well")
-    add("--class_probs", nargs="?", const=True, default=False, type=_class_probs, metavar="foreground", help="store cls_prob (boxes, classes) as well; foreground: without the background")  # fmt: skip # noqa: E501
+    add("--class_probs", nargs="?", const=True, default=False, type=_class_probs, metavar="foreground",
+        help="store cls_prob (boxes, classes) as well; foreground: without the background")  # fmt: skip
     add("--clip", action="store_true", help="move the stored boxes into the image")
-    add("--boxes_from", type=Path, metavar="FILE", help="describe the boxes that a .h5, .json or .npy file gives by image id, instead of proposals")  # fmt: skip # noqa: E501
-    add("--boxes_format", choices=BOX_FORMATS, default=GivenBoxes.boxes_format, help="of --boxes_from, pixels of the original image (%(default)s)")  # fmt: skip # noqa: E501
-    add("--boxes_scaling", choices=BOX_SCALINGS, default=GivenBoxes.boxes_scaling, help="of --boxes_from, to the network's input: as the %(default)s is scaled, or as that program does")  # fmt: skip # noqa: E501
+    add("--boxes_from", type=Path, metavar="FILE",
+        help="describe the boxes that a .h5, .json or .npy file gives by image id, instead of proposals")  # fmt: skip
+    add("--boxes_format", choices=BOX_FORMATS, default=GivenBoxes.boxes_format,
+        help="of --boxes_from, pixels of the original image (%(default)s)")  # fmt: skip
+    add("--boxes_scaling", choices=BOX_SCALINGS, default=GivenBoxes.boxes_scaling,
+        help="of --boxes_from, to the network's input: as the %(default)s is scaled, "
+        "or as that program does")  # fmt: skip
 
 
 def _class_probs(text: str) -> str:

@@ -1,4 +1,5 @@
-"""Where things are looked for when a command does not say: the current folder as published, then the checkout.
+"""Where things are looked for when a command does not say: the current folder as published, then the checkout; and
+which commit that is.
 
 ``DATASETS`` and ``CHECKPOINT`` in the environment come first. Standard library only.
 """
@@ -6,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -32,6 +34,23 @@ def dataset_roots(folder: str, environment: Mapping[str, str] = os.environ) -> l
 def first_existing(candidates: list[Path]) -> Path:
     """The first folder that exists; the first of all where none does, for the error to name."""
     return next((path for path in candidates if path.is_dir()), candidates[0])
+
+
+def source_revision(root: Path = CHECKOUT) -> str:
+    """Commit of this checkout, "+changes" if it was edited; the image's build writes REVISION instead of .git."""
+    recorded = root / "REVISION"
+    if recorded.is_file():
+        return recorded.read_text(encoding="utf-8").strip()
+    if not (root / ".git").exists():  # installed: a repository above it would be somebody else's
+        return "unknown"
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty=+changes", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return result.stdout.strip()
 
 
 def _distinct(paths: list[Path]) -> list[Path]:

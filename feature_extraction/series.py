@@ -14,12 +14,11 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from . import machine
 from .config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, ExtractConfig
 from .errors import ImageFolderError, KitError, StoreError, UsageError
-from .images.address import Origin, expand, is_address, is_tar, path_of, shown
+from .images.address import Origin, expand, file_name, is_address, is_tar, shown
 from .pipeline import Report, Say, extract_together, process_share, said_once
 from .storage.assemble import Outcome
 from .storage.store import open_features, provenance, work_dir
@@ -104,7 +103,7 @@ def _output(config: ExtractConfig, stem: str) -> Path:
 
 
 def _stem(tar: Origin) -> str:
-    return PurePosixPath(unquote(path_of(str(tar))) if is_address(tar) else tar).stem
+    return PurePosixPath(file_name(str(tar)) if is_address(tar) else tar).stem
 
 
 def shares(files: int, index: int, count: int) -> Iterator[tuple[int, tuple[int, int]]]:

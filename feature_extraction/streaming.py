@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 from PIL import Image
 
 from . import machine
@@ -24,7 +23,7 @@ from .detector.build import Detector
 from .errors import ImageError
 from .extract import computed
 from .features import Arrays, Computation, page_locked
-from .images.decode import ImageLike, Pixels, decode_image, size_of
+from .images.decode import ImageLike, Pixels, checked_image, decode_image, size_of
 from .names import printable
 from .progress import Progress
 
@@ -55,7 +54,9 @@ class Stream:
         about two images for each decoding thread."""
         done: dict[int, Arrays | ImageError] = {}
         position = failed = 0
-        reader = read_ahead(self._batches(images), self._load, machine.decoding_threads(), progress, threading.Event())
+        reader = read_ahead(
+            self._batches(images), self._load, machine.decoding_threads(), progress.clock, threading.Event()
+        )
         with closing(reader), closing(progress):
             for items in reader:
                 for item in computed(self.detector, self.computation, items, progress.clock):
@@ -66,14 +67,13 @@ class Stream:
                     yield done.pop(position)
                     position += 1
 
-    def _batches(self, images: Iterable[ImageLike]) -> Iterator[tuple[Sequence[Numbered], int]]:
+    def _batches(self, images: Iterable[ImageLike]) -> Iterator[Sequence[Numbered]]:
         numbered = itertools.starmap(_numbered, enumerate(images))
         if self.batch_size == 1:
-            yield from (([image], 0) for image in numbered)
+            yield from ([image] for image in numbered)
             return
         while window := list(itertools.islice(numbered, WINDOW * self.batch_size)):
-            for batch in of_network_size(window, self.batch_size, self._network_size):
-                yield batch, 0
+            yield from of_network_size(window, self.batch_size, self._network_size)
 
     def _network_size(self, image: Numbered) -> tuple[int, int]:
         return self.computation.network_size(*size_of(image.image))
@@ -94,10 +94,7 @@ class Stream:
 
 
 def _numbered(position: int, image: ImageLike) -> Numbered:
-    if not isinstance(image, str | os.PathLike | Image.Image | np.ndarray):
-        expected = "expected a path, a PIL image or a uint8 array (H, W, 3) in RGB"
-        raise TypeError(f"image {position} is of type {type(image).__name__}: {expected}")
-    return Numbered(position, image)
+    return Numbered(position, checked_image(image, f"image {position}"))
 
 
 def _named(item: Item[Numbered]) -> Arrays | ImageError:

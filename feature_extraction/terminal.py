@@ -1,5 +1,6 @@
-"""A command at its terminal: where nobody reads what it prints any more (``| head``), it ends without a word, as other
-Unix tools do. Standard library only.
+"""A command at its terminal. Where nobody reads what it prints any more (``| head``), it ends without a word, as other
+Unix tools do; a package that is missing is one line; a signal that its caller ignores (``nohup``), it ignores too.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -10,11 +11,20 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType, TracebackType
 from typing import Any, Final, NoReturn
+
+from .config import EXIT_NOTHING
+from .places import CHECKOUT
 
 EXIT_UNREAD: Final = 128 + signal.SIGPIPE
 """What a shell says of a program that SIGPIPE ended. The signal itself stays ignored: it would also kill where a server
 closes its connection."""
+OURS: Final = ("feature_extraction", "kmeans", "scripts")
+PACKAGES: Final = {
+    "cv2": "opencv-python-headless", "faiss": "faiss-cpu", "PIL": "pillow", "skimage": "scikit-image", "yaml": "PyYAML"
+}  # fmt: skip
+"""What is imported -> what pip calls it, where these differ."""
 
 
 def run_main(main: Callable[[], int]) -> NoReturn:
@@ -22,10 +32,49 @@ def run_main(main: Callable[[], int]) -> NoReturn:
     sys.stdout, sys.stderr = _ending_unread(sys.stdout), _ending_unread(sys.stderr)
     try:
         code = main()
+    except ImportError as error:
+        if (told := lacking(error)) is None:
+            raise
+        print(told, file=sys.stderr)
+        code = EXIT_NOTHING
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
     sys.exit(code)
+
+
+def lacking(error: ImportError) -> str | None:
+    """One line about a package that is missing or cannot be loaded, and what to do; None: it is one of our own."""
+    name = (error.name or "").partition(".")[0]
+    if name in OURS:
+        return None
+    what = f"has no {name}" if isinstance(error, ModuleNotFoundError) else f"cannot load {name}: {error}"
+    way_out = f"pip install {PACKAGES.get(name, name)}"
+    if (CHECKOUT / "Makefile").exists():
+        way_out = f"`make setup` installs all into {CHECKOUT / '.venv'}; then start it with .venv/bin/python instead"
+    return f"error: this Python ({sys.executable}) {what}; {way_out}"
+
+
+def tell_lacking(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """``sys.excepthook`` of a program whose packages are imported before it says anything itself."""
+    told = lacking(error) if isinstance(error, ImportError) else None
+    if told is None:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        print(told, file=sys.stderr)
+
+
+@contextmanager
+def signals_to(handler: Callable[[int, FrameType | None], None], *numbers: int) -> Iterator[None]:
+    """Handle these signals, but for those that are ignored already: SIGHUP by ``nohup``, SIGINT in a shell script's
+    background."""
+    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 class _Output(io.TextIOWrapper):
@@ -52,10 +101,11 @@ def _unread(stream: io.TextIOWrapper) -> Iterator[None]:
 
 
 def _ending_unread(stream: Any) -> Any:
-    """The stream, watched; as it is where it is none of the system's (closed, or a program's own)."""
+    """The stream, watched, and without an end for letters that its locale lacks; as it is where it is none of the
+    system's (closed, or a program's own)."""
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     return _Output(
-        stream.buffer, encoding=stream.encoding, errors=stream.errors, line_buffering=stream.line_buffering,
+        stream.buffer, encoding=stream.encoding, errors="backslashreplace", line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )  # fmt: skip

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .arguments import Parser, positive
 from .cli import explained, say, stopped_by_signals
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 def _parser(command: str, description: str, epilog: str = "") -> Parser:
     return Parser(prog=f"python -m feature_extraction {command}", description=description, epilog=epilog)
+
+
+WHOLE: Final = (
+    "A file appears at its name when it is whole and has been read back. Killed, the same command begins anew and\n"
+    "removes what was left. Exit codes: 0 written; 1 not; 2 usage."
+)
 
 
 def _described(name: str, row: Row) -> str:
@@ -122,7 +128,7 @@ def _print_info(path: Path, found: dict[str, Any]) -> None:
 
 def subset(argv: Sequence[str]) -> int:
     """``python -m feature_extraction subset``."""
-    parser = _parser("subset", "Write some images of a feature file as a file of their own.")
+    parser = _parser("subset", "Write some images of a feature file as a file of their own.", WHOLE)
     parser.add_argument("source", type=Path, metavar="FILE.h5")
     parser.add_argument("ids", type=Path, metavar="LIST.txt", help="ids, one a line; every one has to be there")
     parser.add_argument("output", type=Path, metavar="OUT.h5")
@@ -137,7 +143,7 @@ def subset(argv: Sequence[str]) -> int:
 
 def merge(argv: Sequence[str]) -> int:
     """``python -m feature_extraction merge``."""
-    parser = _parser("merge", "Write the images of several feature files of one recipe as one file.")
+    parser = _parser("merge", "Write the images of several feature files of one recipe as one file.", WHOLE)
     parser.add_argument("sources", nargs="+", type=Path, metavar="FILE.h5")
     parser.add_argument("output", type=Path, metavar="OUT.h5")
     parser.add_argument("--any_split", action="store_true", help="of several data sets or splits: COCO train and valid")
@@ -156,7 +162,8 @@ def split(argv: Sequence[str]) -> int:
     parser = _parser(
         "split",
         "Write a feature file as several: as many as asked for, of almost as many images each, or one for each list.",
-        "The files are called FILE-00001-of-00004.h5, or FILE-LIST.h5. Images in no list are left out, and counted.",
+        "The files are called FILE-00001-of-00004.h5, or FILE-LIST.h5. Images in no list are left out, and counted;\n"
+        "files that are there, made by the same command, are kept.\n" + WHOLE,
     )
     parser.add_argument("source", type=Path, metavar="FILE.h5")
     parser.add_argument("folder", type=Path, metavar="FOLDER")
@@ -190,7 +197,7 @@ def repack(argv: Sequence[str]) -> int:
     parser = _parser(
         "repack",
         "Write a feature file in fewer bytes: compressed without loss, or with features in float16.",
-        "The published loaders read either; without --gzip and --dtype the plain layout is written.",
+        "The published loaders read either; without --gzip and --dtype the plain layout is written.\n" + WHOLE,
     )
     parser.add_argument("source", type=Path, metavar="FILE.h5")
     parser.add_argument("output", type=Path, metavar="OUT.h5")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Sequence
 from types import TracebackType
 from typing import cast
 
@@ -48,18 +49,19 @@ class Writer:
     def _work(self) -> None:
         ended = False
         while not ended:
-            # everything that is waiting shares one fsync
-            items = [self._queue.get()]
+            waiting = [self._queue.get()]
             while not self._queue.empty():
-                items.append(self._queue.get())
-            ended = None in items
+                waiting.append(self._queue.get())
+            ended = None in waiting
             if self._error is not None:
                 continue  # keep emptying the queue, so that nobody waits on it
             try:
                 with self._clock("write"):
-                    for item in items:
-                        if item is not None:
-                            self._output.add(item.image.id, cast(Arrays, item.outcome), cast(Source, item.source))
-                    self._output.sync()
+                    self._write([item for item in waiting if item is not None])
             except BaseException as error:
                 self._error = error
+
+    def _write(self, items: Sequence[Item[ListedImage]]) -> None:
+        for item in items:
+            self._output.add(item.image.id, cast(Arrays, item.outcome), cast(Source, item.source))
+        self._output.sync()  # once for everything that was waiting

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -65,15 +64,23 @@ def parser() -> argparse.ArgumentParser:
         help="use the files extracted with --imsize N (negative: without)",
     )
     add("--encoder", default=default.encoder, metavar="NAME", help="first part of all file names (%(default)s)")
-    add("--datasets_dir", type=Path, metavar="DIR", help="folder of COCO, VG, ... and the results (../datasets/, or the checkout's)")  # fmt: skip # noqa: E501
+    add("--datasets_dir", type=Path, metavar="DIR",
+        help="folder of COCO, VG, ... and the results (../datasets/, or the checkout's)")  # fmt: skip
     add("--assign_only", action="store_true", help="use the centroids that are there; do not train")
     add("--verbose", type=boolean, default=default.verbose, metavar="true|false", help="tell progress (%(default)s)")
     add = parser.add_argument_group("further flags").add_argument
-    add("--memory", type=gigabytes, metavar="GB", help="memory of each process (most of what is free); the rest goes to disk")  # fmt: skip # noqa: E501
+    add("--memory", type=gigabytes, metavar="GB",
+        help="memory of each process (most of what is free); the rest goes to disk")  # fmt: skip
     add("--scratch", type=Path, metavar="DIR", help="folder of the scratch file (beside the results)")
-    add("--device", choices=DEVICES, default=default.device, help="auto trains on the CPU, with the bits of faiss, and assigns on a GPU if there is one; cuda does both there (%(default)s)")  # fmt: skip # noqa: E501
-    add("--assignment", choices=ASSIGNMENTS, default=default.assignment, help="how nearest centroids are found; the result is the same, auto takes the faster (%(default)s)")  # fmt: skip # noqa: E501
-    add("--restart", action="store_true", help="make anew what an earlier run has finished; results of another source of this name are moved aside")  # fmt: skip # noqa: E501
+    add("--device", choices=DEVICES, default=default.device,
+        help="auto trains on the CPU, with the bits of faiss, and assigns on a GPU if there is one; "
+        "cuda does both there (%(default)s)")  # fmt: skip
+    add("--assignment", choices=ASSIGNMENTS, default=default.assignment,
+        help="how nearest centroids are found; the result is the same, "
+        "auto takes the faster (%(default)s)")  # fmt: skip
+    add("--restart", action="store_true",
+        help="make anew what an earlier run has finished; "
+        "results of another source of this name are moved aside")  # fmt: skip
     return parser
 
 
@@ -138,7 +145,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def guarded(work: Callable[[], int], interrupted: str = "the same command goes on where it stopped") -> int:
     """The exit status of ``work``; what a user can mend is told in one line, and so is what Ctrl-C left."""
-    take_any_locale()
     try:
         return work()
     except KitError as error:
@@ -151,20 +157,9 @@ def guarded(work: Callable[[], int], interrupted: str = "the same command goes o
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not be imported for its name alone
             raise
         return failed(f"the GPU's memory does not suffice ({error}): give --device cpu, or wait until it is free")
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] in ("kmeans", "feature_extraction"):
-            raise
-        return failed(f"{error}: run `make setup`, and this with .venv/bin/python")
     except KeyboardInterrupt:
         print(f"interrupted: {interrupted}", file=sys.stderr)
         return 130
-
-
-def take_any_locale() -> None:
-    """A terminal without the letters of a name shows them escaped; it must not end the run."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def use_threads() -> str:

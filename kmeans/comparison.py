@@ -75,7 +75,9 @@ class Comparison:
         return ours / theirs - 1 if theirs else float(ours > 0)
 
 
-def compare(ours: Rows, theirs: Rows, file: FeatureFile, images: Indices, *, device: str, tick: Callable[[int], None]) -> Comparison:  # fmt: skip # noqa: E501
+def compare(
+    ours: Rows, theirs: Rows, file: FeatureFile, images: Indices, *, device: str, tick: Callable[[int], None]
+) -> Comparison:
     """Compare the centroids ``ours`` and ``theirs`` on the rows of these images (their places in ``file.ids``).
 
     ``tick`` hears how many rows were done. Raises StoreError for rows that cannot be read or are not finite,

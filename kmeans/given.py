@@ -32,7 +32,9 @@ def origin_of(centroids: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def put_in_place(options: Options, centroids: Rows, origin: Mapping[str, str], *, make_way: bool, report: Reporter) -> Path:  # fmt: skip # noqa: E501
+def put_in_place(
+    options: Options, centroids: Rows, origin: Mapping[str, str], *, make_way: bool, report: Reporter
+) -> Path:
     """Write ``centroids`` (k, d) under the name that ``options`` give them; returns the path.
 
     ``make_way``: other centroids of that name move aside. Without it they are a VocabularyError, which says so."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +50,8 @@ class Vocabulary:
         """The cells nearest to a word, the nearest first, at most ``nearest_cells.KEPT``.
 
         ``target``: of which; None: of all that were loaded. Raises KeyError for an unknown target, IndexError for an
-        unknown word."""
+        unknown word, TypeError for what is no whole number."""
+        word = operator.index(word)
         if not 0 <= word < len(self.centroids):
             raise IndexError(f"no word {word}: the vocabulary has {len(self.centroids)}, from 0")
         found = [cell for cells in _chosen(self.cells, target).values() for cell in cells.of_word(word)]

@@ -2,5 +2,7 @@
 
 import sys
 
-if sys.version_info < (3, 11):  # noqa: UP036 (nothing has been installed yet that would know)
-    sys.exit(f"this kit needs Python 3.11 or newer, not {sys.version.split()[0]}: make PYTHON=python3.12, for example")
+from feature_extraction.terminal import tell_lacking
+
+if sys.argv[:1] == ["-m"]:  # Python's own word while it looks for the module that it is to run
+    sys.excepthook = tell_lacking

@@ -19,6 +19,7 @@ from typing import Final
 
 import torch
 
+from feature_extraction.arguments import Parser
 from feature_extraction.compare import SAME_NETWORK, Difference, Tolerance, compare_rows, out_of_tolerance
 from feature_extraction.config import PRECISIONS, SPECS
 from feature_extraction.detector.build import Detector, choose_device, device_name, load_detector
@@ -105,7 +106,7 @@ def chosen(folder: Path, count: int) -> list[Path]:
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, prog="python -m scripts.parity")
     parser.add_argument("--images", type=Path, required=True, help="folder of images, searched recursively")
     parser.add_argument(
         "--checkpoint_dir", type=Path, help="folder of the detector's files (./mask_rcnn_ckpt, or the checkout's)"

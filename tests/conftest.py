@@ -7,9 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from helpers.common import ROOT, make_checkpoint
+
+if TYPE_CHECKING:
+    from feature_extraction.detector.build import Detector
 
 # The last bits of a convolution depend on the number of threads, and tests compare the files of this process with those
 # of programs that they start: all compute with one, whatever the machine has, unless a test asks for more.
@@ -19,14 +23,15 @@ SLOW = {
     "test_annotations", "test_api", "test_arithmetic", "test_as_published", "test_browser", "test_by_bfloat16",
     "test_by_faiss", "test_campaign", "test_changed", "test_check", "test_cli", "test_clusters", "test_comm",
     "test_contributing", "test_demo", "test_derive", "test_detector", "test_download", "test_download_servers",
-    "test_export_killed", "test_fake_cuda", "test_faults", "test_formats", "test_former", "test_golden",
-    "test_gpu_test", "test_guard", "test_hostile", "test_hostile_weights", "test_inputs", "test_journal",
-    "test_jpeg", "test_jpeg2000", "test_keys", "test_killed", "test_launch", "test_listing", "test_lloyd",
-    "test_makefile", "test_memory", "test_nearest_cells", "test_paper_vocabulary", "test_partial", "test_pipeline",
-    "test_port_fork", "test_process", "test_readmes", "test_recipes", "test_reference", "test_report",
-    "test_report_browser", "test_results", "test_samples", "test_series", "test_shares", "test_slurm",
-    "test_streaming", "test_terminal", "test_tiff", "test_together", "test_tour", "test_unpack", "test_verify",
-    "test_verify_alike", "test_verify_causes", "test_verify_kmeans", "test_verify_remote", "test_xlxmert",
+    "test_export_killed", "test_fake_cuda", "test_faults", "test_fifty_kills", "test_formats", "test_former",
+    "test_golden", "test_gpu_test", "test_guard", "test_hostile", "test_hostile_weights", "test_inputs",
+    "test_journal", "test_jpeg", "test_jpeg2000", "test_keys", "test_killed", "test_launch", "test_listing",
+    "test_lloyd", "test_makefile", "test_memory", "test_nearest_cells", "test_paper_vocabulary", "test_partial",
+    "test_pipeline", "test_port_fork", "test_power_loss", "test_process", "test_readmes", "test_recipes",
+    "test_reference", "test_report", "test_report_browser", "test_results", "test_samples", "test_series",
+    "test_shares", "test_slurm", "test_streaming", "test_terminal", "test_tiff", "test_together", "test_tour",
+    "test_unpack", "test_verify", "test_verify_alike", "test_verify_causes", "test_verify_kmeans",
+    "test_verify_remote", "test_xlxmert",
 }  # fmt: skip
 """Modules that start real processes, run the real architecture, or try thousands of files; `make test-fast` leaves them
 out."""
@@ -42,6 +47,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The narrow relative of the published model: the same code, quick."""
     return make_checkpoint(tmp_path_factory.mktemp("tiny"), "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_checkpoint: Path) -> Detector:
+    """It, loaded; no test may change it."""
+    from feature_extraction.detector.build import choose_device, load_detector
+    from feature_extraction.detector.files import find_checkpoint
+
+    files = find_checkpoint(tiny_checkpoint)
+    return load_detector(files, engine="native", device=choose_device("cpu"), precision="float32")
 
 
 @pytest.fixture(scope="session")

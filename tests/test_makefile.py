@@ -52,7 +52,7 @@ def test_the_promised_targets_are_there() -> None:
         "image-test", "image-save", "image-archive", "slurm-test", "setup", "lint", "lock",
     }  # fmt: skip
     assert promised <= set(TARGETS)
-    phony = set(re.search(r"^\.PHONY:((?:.*\\\n)*.*)$", TEXT, re.M)[1].replace("\\", " ").split())  # type: ignore[index]
+    phony = set(re.search(r"^\.PHONY:((?:.*\\\n)*.*)$", TEXT, re.M)[1].replace("\\", " ").split())
     assert phony == {*TARGETS, "FORCE"}
 
 
@@ -163,6 +163,16 @@ def test_values_come_from_the_environment_as_well(reading: Checkout) -> None:
     assert "/other/VG/" in reading.make("-n", "extract-vg-grid", *HOST, "DATASETS=/other", **environment).stdout
 
 
+def test_a_tilde_that_no_shell_has_seen_is_the_home_folder(checkout: Checkout) -> None:
+    """Shells expand it after the name of a variable only sometimes, settings files never."""
+    checkout.lay_out(checkout.folder / "home/data")
+    home = {"HOME": f"{checkout.folder}/home"}
+    for typed, environment in (("DATASETS=~/data/", home), ("RUN=host", home | {"DATASETS": "~/data"})):
+        assert checkout.make("extract-vg-grid", *HOST, typed, **environment).returncode == 0
+        assert checkout.calls("python")[0][2] == f"{checkout.folder}/home/data/VG/"
+    assert not (checkout.folder / "~").exists()
+
+
 def test_relative_folders_become_absolute(reading: Checkout) -> None:
     line = reading.make("-n", "extract-vg-grid", *CONTAINER, "DATASETS=data", "CHECKPOINT=ckpt").stdout
     assert f"target={reading.folder}/data/VG/images," in line
@@ -186,8 +196,8 @@ WRONG = {
     "PRECISION=bf16": "PRECISION=bf16: known: float32, tf32, bfloat16, float16",
     "PRECISION=float23": "did you mean 'float32'?",
     "CONTAINER=dokcer": "CONTAINER=dokcer: known: docker, podman; did you mean 'docker'?",
-    "DATASET=/data": "there is no variable DATASET; did you mean DATASETS?",
-    "datasets=/data": "there is no variable datasets; did you mean DATASETS?",
+    "DATASET=/data": "there is no variable DATASET; did you mean 'DATASETS'?",
+    "datasets=/data": "there is no variable datasets; did you mean 'DATASETS'?",
     "SHM=8g": "there is no variable SHM",
     "GPUS=two": "GPUS=two: expected a whole number from 0",
     "GPUS=-1": "GPUS=-1: expected a whole number from 0",
@@ -216,12 +226,31 @@ def test_a_wrong_word_gets_one_line(checkout: Checkout, word: str) -> None:
         ("extract-vgg", "did you mean 'extract-vg'?"),
         ("download-images-cocoo", "did you mean 'download-images-coco'?"),
         ("download-features-vgg", "did you mean 'download-features-vg'?"),
+        ("downlaod", "did you mean 'download'?"),
+        ("exctract-all", "did you mean 'extract-all'?"),
+        ("tets", "did you mean 'test'?"),
+        ("docker_build", "did you mean 'docker-build'?"),
+        ("extract-", "no file is called extract-: did you mean 'extract-"),
+        ("slurm-kmean", "did you mean 'kmeans'?"),
+        ("slurm-verify", "no file is called verify: make help lists all"),
+        ("xyzzy", "there is no xyzzy; make help lists all"),
     ],
 )
 def test_a_target_that_is_none_gets_the_nearest(reading: Checkout, target: str, meant: str) -> None:
-    done = reading.make(target, *HOST)
-    assert done.returncode != 0
-    assert meant in done.stderr.splitlines()[0]
+    for asked in ([], ["-n"]):
+        done = reading.make(*asked, target, *HOST)
+        assert done.returncode != 0
+        assert meant in done.stderr.splitlines()[0]
+
+
+def test_a_make_without_its_features_says_so_at_once(reading: Checkout) -> None:
+    """macOS has make 3.81, which reads a recipe line by line and does something else."""
+    for version in ("3.81", "3.82", "4.0", "4.1"):
+        done = reading.make(f"MAKE_VERSION={version}", "help")
+        assert "needs GNU make 4.2 or newer" in done.stderr
+        assert done.stdout == ""
+    for version in ("4.2", "4.2.1", "4.4.1", "4.10", "5.0"):
+        assert reading.make(f"MAKE_VERSION={version}", "-n", "lint").returncode == 0
 
 
 # ---------------------------------------------------------------- paths, whatever is in them
@@ -254,6 +283,7 @@ def test_a_path_is_used_as_it_is(checkout: Checkout, where: str, how: str) -> No
             done = checkout.make("extract-vg-grid", *run, DATASETS=str(datasets), CHECKPOINT=str(checkpoint))
         else:
             typed = [name, f"{name}.ckpt"] if how == "relative" else [str(datasets), str(checkpoint)]
+            typed[0] = typed[0].replace("~", "./~") if name == "~" else typed[0]  # alone it is the home folder
             if how == "relative" and name[0] == " ":
                 continue  # make drops blanks after the equals sign
             done = checkout.make(
@@ -336,6 +366,43 @@ def test_what_is_lacking_is_said_in_one_line(checkout: Checkout, what: str) -> N
     assert len(said) == 1, done.stderr
     assert way_out in said[0]
     assert checkout.calls() == []
+
+
+@pytest.mark.parametrize("target", ["extract-vg-grid", "extract-all", "kmeans", "paper-vocabulary", "verify"])
+def test_a_mistyped_folder_is_not_made(checkout: Checkout, target: str) -> None:
+    for run in (HOST, (*CONTAINER[:2], "TARGET=cpu")):
+        done = checkout.make(target, *run, "DATASETS=some/dta")
+        assert done.returncode != 0
+        assert re.search(r"^launch: there (are no images in|is no folder) \S+/some/dta", done.stderr, re.M), done.stderr
+        assert not (checkout.folder / "some").exists()
+
+
+@pytest.mark.parametrize("lacking", [".venv/bin/python", "feature_extraction/mask_rcnn_ckpt/detectron_model.pth"])
+def test_what_all_files_lack_is_said_once(checkout: Checkout, lacking: str) -> None:
+    (checkout.folder / lacking).unlink()
+    done = checkout.make("extract-all", *HOST)
+    assert done.returncode != 0
+    assert len([line for line in done.stderr.splitlines() if line.startswith("launch: ")]) == 1
+    assert "missing" not in done.stdout
+
+
+def test_nobody_is_sent_to_the_host_for_what_needs_the_image(checkout: Checkout) -> None:
+    for target in ("shell", "image-archive"):
+        for answers in ({"image": 1}, {"info": "[name=seccomp,profile=builtin name=rootless]"}):
+            done = checkout.make(target, *CONTAINER[:2], "TARGET=cpu", RUNTIME=checkout.runtime(**answers))
+            assert done.stderr.startswith("launch: ")
+            assert "RUN=host" not in done.stderr
+
+
+@pytest.mark.parametrize("runtime", ["docker", "podman"])
+def test_a_runtime_that_does_not_answer_speaks_for_itself(checkout: Checkout, runtime: str) -> None:
+    refused = "permission denied while trying to connect to the socket"
+    program = f"#!/bin/sh\necho 'more before' >&2\necho '{refused}' >&2\nexit 1\n"
+    (checkout.bin / runtime).write_text(program)
+    done = checkout.make("docker-build", f"CONTAINER={runtime}", "TARGET=cpu")
+    line = done.stderr.splitlines()[0]
+    assert f"launch: {runtime} does not answer ({refused}): " in line
+    assert ("group docker" in line) == (runtime == "docker")
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Geometry = tuple[list[int], list[int], list[int], int]
+"""Of a convolution: stride, padding, dilation (y, x each), groups."""
 
 
 class Weights:
@@ -65,10 +67,11 @@ def has_fused_convolution(dtype: torch.dtype) -> bool:
     x = numbers(1, 8, 6, 5).contiguous(memory_format=torch.channels_last)
     other = numbers(1, 8, 6, 5).contiguous(memory_format=torch.channels_last)
     weight, bias = numbers(8, 4, 3, 3), numbers(8)
-    plain = F.conv2d(x.float(), weight.float(), bias.float(), 1, 1, 1, 2)
+    geometry = ([1, 1], [1, 1], [1, 1], 2)
+    plain = F.conv2d(x.float(), weight.float(), bias.float(), *geometry)
     try:
-        alone = _fused(x, weight, bias, [1, 1], [1, 1], 2, relu=True, add=None)
-        summed = _fused(x, weight, bias, [1, 1], [1, 1], 2, relu=True, add=other.clone())
+        alone = _fused(x, weight, bias, geometry, relu=True, add=None)
+        summed = _fused(x, weight, bias, geometry, relu=True, add=other.clone())
     except (RuntimeError, AttributeError, TypeError, NotImplementedError):
         return False
     unit = torch.finfo(dtype).eps
@@ -78,20 +81,18 @@ def has_fused_convolution(dtype: torch.dtype) -> bool:
     )
 
 
-def _fused(  # noqa: PLR0913 (what oneDNN's operator takes)
-    x: Tensor, weight: Tensor, bias: Tensor, stride: list[int], padding: list[int], groups: int,
-    *, relu: bool, add: Tensor | None,
-) -> Tensor:  # fmt: skip
-    geometry: tuple[Any, ...] = (padding, stride, [1, 1], groups)
+def _fused(x: Tensor, weight: Tensor, bias: Tensor, geometry: Geometry, *, relu: bool, add: Tensor | None) -> Tensor:
+    stride, padding, dilation, groups = geometry
+    order = (padding, stride, dilation, groups)
     operators = torch.ops.mkldnn
     result: Tensor
     if add is None:
         after = "relu" if relu else "none"
-        result = operators._convolution_pointwise(x, weight, bias, *geometry, after, [], "")
+        result = operators._convolution_pointwise(x, weight, bias, *order, after, [], "")
     else:
         then = "relu" if relu else None
         result = operators._convolution_pointwise_.binary(
-            add, x, weight, bias, *geometry, "add", 1.0, then, [], ""
+            add, x, weight, bias, *order, "add", 1.0, then, [], ""
         )  # fmt: skip
     return result
 
@@ -155,7 +156,7 @@ class Conv(nn.Module):
         weight, bias = weight_bias
         self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("bias", bias, persistent=False)
-        self.stride, self.padding, self.groups = [stride, stride], [padding, padding], groups
+        self.geometry: Geometry = ([stride, stride], [padding, padding], [1, 1], groups)
         self.onednn = self.cudnn = self.exact_gpu = False
         """Set by ``place``: which calls there are for these weights, and whether they are float32 without TF32 on a
         GPU."""
@@ -177,25 +178,26 @@ class Conv(nn.Module):
         if add is not None:
             add = add.to(kept)
         if self.onednn:
-            result = _fused(x, self.weight, self.bias, self.stride, self.padding, self.groups, relu=relu, add=add)
-            return result.to(dtype)
+            return _fused(x, self.weight, self.bias, self.geometry, relu=relu, add=add).to(dtype)
         return self._convolve(x, relu, add).to(dtype)
 
     def _convolve(self, x: Tensor, relu: bool, add: Tensor | None) -> Tensor:
-        geometry = (self.stride, self.padding, [1, 1], self.groups)
+        stride, _, _, groups = self.geometry
         is_product = self.exact_gpu and self.weight.shape[2] == 1
         if self.cudnn and relu and not is_product:
             if add is not None:
-                return torch.cudnn_convolution_add_relu(x, self.weight, add, 1.0, self.bias, *geometry)
-            if self.exact_gpu and self.groups > 1 and len(x) == 1:
+                return torch.cudnn_convolution_add_relu(x, self.weight, add, 1.0, self.bias, *self.geometry)
+            if self.exact_gpu and groups > 1 and len(x) == 1:
                 # one image: cuDNN's grouped float32 convolution is faster on planes (40 against 49 ms for the grid)
-                planes = torch.cudnn_convolution_relu(x.contiguous(), self.weight.contiguous(), self.bias, *geometry)
+                planes = torch.cudnn_convolution_relu(
+                    x.contiguous(), self.weight.contiguous(), self.bias, *self.geometry
+                )
                 return planes.contiguous(memory_format=torch.channels_last)
-            return torch.cudnn_convolution_relu(x, self.weight, self.bias, *geometry)
+            return torch.cudnn_convolution_relu(x, self.weight, self.bias, *self.geometry)
         if is_product:
-            y = pointwise(x, self.weight, self.bias, self.stride[0])
+            y = pointwise(x, self.weight, self.bias, stride[0])
         else:
-            y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, 1, self.groups)
+            y = F.conv2d(x, self.weight, self.bias, *self.geometry)
         if add is not None:
             y += add
         return y.relu_() if relu else y

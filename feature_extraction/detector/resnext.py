@@ -14,12 +14,15 @@ from .layers import Conv, Weights
 
 
 class Bottleneck(nn.Module):
-    """1x1, grouped 3x3, 1x1, plus the input (projected where the shape changes)."""
+    """1x1, grouped 3x3, 1x1, plus the input (projected where the shape changes).
 
-    def __init__(  # noqa: PLR0913 (a bottleneck's widths)
-        self, w: Weights, name: str, into: int, middle: int, out: int, stride: int, config: DetectorConfig
+    ``widths``: channels that come in, of the 3x3, that go out."""
+
+    def __init__(
+        self, w: Weights, name: str, widths: tuple[int, int, int], stride: int, config: DetectorConfig
     ) -> None:
         super().__init__()
+        into, middle, out = widths
         first, second = (stride, 1) if config.stride_in_1x1 else (1, stride)
         groups = config.groups
         self.conv1 = Conv(w.conv_bn(f"{name}.conv1", f"{name}.bn1", middle, into, 1), stride=first)
@@ -56,7 +59,7 @@ class ResNeXt(nn.Module):
             layer = nn.Sequential()
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
-                layer.append(Bottleneck(w, f"{name}.layer{stage + 1}.{block}", into, middle, out, stride, config))
+                layer.append(Bottleneck(w, f"{name}.layer{stage + 1}.{block}", (into, middle, out), stride, config))
                 into = out
             self.stages.append(layer)
 

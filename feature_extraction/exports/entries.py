@@ -89,13 +89,14 @@ class Entries:
         self.loss = Loss()
         """What float16 has cost so far."""
         self._needs: tuple[str, ...] = ()
+        self._least = 0
         self._dim: int | None = None
         made = store.provenance(file)
         self._background = Background(made.get("class_probs") != "foreground", bool(made.get(OPTION + "background")))
 
-    def require(self, needs: tuple[str, ...]) -> None:
-        """Let ``read`` refuse an image without these arrays."""
-        self._needs = (self._config.features, *needs)
+    def require(self, needs: tuple[str, ...], least_boxes: int) -> None:
+        """Let ``read`` refuse an image without these arrays, or with fewer boxes."""
+        self._needs, self._least = (self._config.features, *needs), least_boxes
 
     def layout(self, image_id: str) -> Layout:
         """dtype and shape of the arrays of one image, without reading them. Raises StoreError."""
@@ -109,6 +110,11 @@ class Entries:
         if wrong:
             what = printable(", ".join(wrong))
             raise StoreError(f"{self._file.filename}: image {guard.shown(image_id)} has {what}: this is another layout")
+        if len(stored[self._config.features]) < self._least:
+            raise StoreError(
+                f"{self._file.filename}: image {guard.shown(image_id)} has no boxes, with which the readers of "
+                f"{self._config.format} cannot do: leave it out (--ids)"
+            )
         arrays = {name: _plain(self._in_type(name, values, image_id)) for name, values in stored.items()}
         return Entry(key, {**arrays, "features": arrays[self._config.features]}, self._background)
 

@@ -44,9 +44,6 @@ class FgaH5(Format):
             stack[1 : len(rows[:ROWS]) + 1] = rows[:ROWS]
             yield image.key, stack.tobytes()
 
-    def why_unfit(self, key: str) -> str:
-        return "" if "/" not in self.config.split else "--split is the name of an array: no '/'"
-
 
 class Stacked:
     """The arrays, laid out in full at the beginning; pieces are written where they belong, past HDF5."""

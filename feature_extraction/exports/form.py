@@ -51,6 +51,8 @@ class Format(ABC):
 
     needs: ClassVar[tuple[str, ...]] = ()
     """Arrays without which it cannot be written."""
+    least_boxes: ClassVar[int] = 0
+    """Of an image: with fewer, its readers stop, or compute with what is no number."""
     images_per_piece: int = 1
 
     def __init__(self, config: ExportConfig, layout: Layout, keys: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ NUMBER: Final = re.compile(r"(?:.*_)?([0-9]{1,18})", re.S)
 def read_ids(path: Path) -> list[str]:
     """The ids in a list, one a line, empty lines aside. Raises UsageError where it cannot be read, or one is twice."""
     try:
-        lines = read_bytes(path, MOST_LIST).decode().split("\n")
+        lines = read_bytes(path, MOST_LIST).decode("utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}, the list of ids, cannot be read: {printable(str(error))}") from error
     ids = [line for line in (line.removesuffix("\r") for line in lines) if line]

@@ -23,6 +23,7 @@ from ..errors import StoreError
 from ..names import json_printable
 from ..storage import files
 from ..storage.bounded import read_json
+from ..storage.half import BeyondFloat16
 from .form import Piece
 
 
@@ -75,7 +76,8 @@ class Ledger:
 
 @contextlib.contextmanager
 def open_ledger(output: Path, settings: Mapping[str, Any]) -> Iterator[Ledger]:
-    """The ledger of one export, held by this process alone; gone on with where an earlier run was stopped.
+    """The ledger of one export, held by this process alone; gone on with where an earlier run was stopped. Where the
+    block ends with an error and nothing of worth is on the disk, nothing stays there.
 
     Raises StoreError where that run made something else, StoreBusy where it still runs."""
     folder = work_dir(output)
@@ -94,6 +96,10 @@ def open_ledger(output: Path, settings: Mapping[str, Any]) -> Iterator[Ledger]:
         ledger = Ledger(folder)
         try:
             yield ledger
+        except BaseException as error:
+            if not ledger.images or isinstance(error, BeyondFloat16):  # nothing that the cure could go on with
+                remove_work(output)
+            raise
         finally:
             ledger.close()
 

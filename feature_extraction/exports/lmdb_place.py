@@ -6,6 +6,7 @@ Batches are committed whole, each on the disk before the next begins: LMDB needs
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -92,5 +93,9 @@ class Lmdb:
         try:
             yield
         except self._lmdb.Error as error:
-            said = " ".join(str(error).split())
-            raise StoreError(f"LMDB cannot write or read {self._path}: {said}. What is written is kept") from error
+            said = " ".join(str(error).split())  # of a full disk: Input/output error
+            free = shutil.disk_usage(self._path.parent).free
+            raise StoreError(
+                f"LMDB cannot write or read {self._path}: {said} ({free / 1e6:,.0f} MB free there). What is written is "
+                "kept: the same command goes on"
+            ) from error

@@ -40,6 +40,7 @@ class LxmertTsv(Format):
     """One file of lines."""
 
     needs = ("boxes", "obj_id", "img_w", "img_h")
+    least_boxes = 1
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)

@@ -41,7 +41,8 @@ class Folder:
             found = sum(1 for _ in entries)
         if found != len(pieces):
             raise StoreError(
-                f"{self._path} holds {found:,} files after writing {len(pieces):,}: somebody else writes in it"
+                f"{self._path} holds {found:,} files after writing {len(pieces):,}: somebody else writes in it, or "
+                "this file system takes two of the names for one, as a and A: write to another one"
             )
 
     def read(self, pieces: Sequence[Piece]) -> Iterator[bytes]:

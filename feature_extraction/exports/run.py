@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Protocol
+
+import h5py
 
 from ..errors import StoreError
 from ..storage import files, guard, store
 from ..storage.half import Loss
+from ..storage.source import digest_of, stamp_of
 from . import keys, spec
 from .entries import Entries
 from .form import Format, Piece, Place
@@ -60,13 +61,13 @@ def export(config: ExportConfig, stopping: Stopping, tell: Callable[[int, int], 
     started = time.monotonic()
     spec.check(config)
     with store.open_features(config.source) as file:
-        ids = _chosen(store.image_ids(file), config)
+        ids = _chosen(file, config)
         names = keys.keys_of(ids, config.keys)
         entries = Entries(file, config)
         form = FORMS[config.format](config, entries.layout(ids[0]), names)
-        entries.require(form.required())
+        entries.require(form.required(), form.least_boxes)
         keys.refuse_unfit(names, form.why_unfit, config.format)
-        settings = {**config.identity, "from": _stamp(config.source), "ids": _digest(ids)}
+        settings = {**config.identity, "from": stamp_of(config.source), "ids": digest_of(ids)}
         if os.path.lexists(config.output):
             return _already(config, settings)
         with open_ledger(config.output, settings) as ledger:
@@ -145,19 +146,14 @@ class Job:
                 )
 
 
-def _chosen(there: Sequence[str], config: ExportConfig) -> list[str]:
+def _chosen(file: h5py.File, config: ExportConfig) -> list[str]:
     """The images to be written, in order."""
-    if not there:
-        raise StoreError(f"{config.source} holds no images")
     if config.ids is None:
-        return list(there)
+        if there := store.image_ids(file):
+            return there
+        raise StoreError(f"{config.source} holds no images")
     wanted = keys.read_ids(config.ids)
-    missing = sorted(set(wanted) - set(there))
-    if missing:
-        some = ", ".join(map(guard.shown, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        raise StoreError(
-            f"{config.source} has no features of {len(missing):,} of the {len(wanted):,} images of {config.ids}: {some}"
-        )
+    store.require(file, wanted)
     return wanted
 
 
@@ -170,13 +166,3 @@ def _already(config: ExportConfig, settings: dict[str, Any]) -> Exported:
     refuse_other(record, settings, f"{config.output} was made", f"move it and {beside} away, {way_out}")
     remove_work(config.output)
     return Exported(record["images"], record["bytes"], 0.0, 0, list(record["notes"]), already=True)
-
-
-def _stamp(path: Path) -> dict[str, Any]:
-    found = path.stat()
-    return {"name": path.name, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
-
-
-def _digest(ids: Sequence[str]) -> str:
-    """Of the images and their order."""
-    return hashlib.sha256("\0".join(ids).encode()).hexdigest()

@@ -98,5 +98,9 @@ def check(config: ExportConfig) -> None:
             raise UsageError(f"{config.format} has no quirk {quirk!r}{known}")
     if row.split != bool(config.split):
         raise UsageError(f"{config.format} " + ("needs --split NAME" if row.split else "has no --split"))
+    if "/" in config.split or "\0" in config.split:
+        raise UsageError(f"--split {config.split!r}: it becomes the name of an array, which has no '/'")
+    if not config.features.startswith("features"):
+        raise UsageError(f"--features {config.features!r}: expected features, or an array as features_fc7")
     if config.per_file != IMAGES_PER_FILE and not row.several:
         raise UsageError(f"in {config.format} no file holds several images: no --per_file")

@@ -37,6 +37,7 @@ class VilbertNpy(Format):
     """A folder of KEY.npy."""
 
     needs = ("boxes", "obj_id", "img_w", "img_h", "cls_prob")
+    least_boxes = 1
 
     def open_place(self, path: Path) -> Folder:
         return Folder(path)
@@ -68,6 +69,7 @@ class VilbertLmdb(Format):
     """An LMDB of a dict an image."""
 
     needs = ("boxes", "img_w", "img_h")
+    least_boxes = 1
 
     def required(self) -> tuple[str, ...]:
         return (*self.needs, "cls_prob") if self._old else self.needs

@@ -74,6 +74,9 @@ class TarMember:
     def sha256(self) -> str:
         return files.sha256_of_opened(self.opened)
 
+    def at_hand(self) -> TarMember:
+        return self
+
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:
         files.check_size(self.size)

@@ -55,8 +55,19 @@ Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
 """A path; a PIL image, of which the current frame is meant; or a uint8 array (H, W), (H, W, 1) or (H, W, 3) in RGB."""
 
+IMAGE_TYPES: Final = (str, os.PathLike, Image.Image, np.ndarray)
+"""Of ``ImageLike``."""
+
 FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 """Raster formats Pillow may try (JPEG includes MPO). No others: EPS, for one, would start Ghostscript."""
+
+
+def checked_image(image: Any, what: str = "image") -> ImageLike:
+    """``image``, if it is of a type that images have; ``what``: what it is called. Raises TypeError."""
+    if not isinstance(image, IMAGE_TYPES):
+        expected = "expected a path, a PIL image or a uint8 array (H, W, 3) in RGB"
+        raise TypeError(f"{what} is of type {type(image).__name__}: {expected}")
+    return image
 
 
 def decode_image(source: ImageLike, mode: Decoder = "proper") -> Pixels:

@@ -39,6 +39,9 @@ class ListedImage(Protocol):
     def sha256(self) -> str:
         """SHA-256 of its bytes, hexadecimal; empty, which is no digest, where they cannot be read."""
 
+    def at_hand(self) -> ListedImage:
+        """Itself; where fetching its bytes is costly, what was fetched, for a look at them before they are decoded."""
+
     def opened(self) -> AbstractContextManager[BinaryIO]:
         """Its bytes, to look at. Raises ImageError, OSError."""
 
@@ -63,6 +66,9 @@ class ImageFile:
 
     def sha256(self) -> str:
         return files.file_sha256(self.path)
+
+    def at_hand(self) -> ImageFile:
+        return self
 
     def opened(self) -> AbstractContextManager[BinaryIO]:
         return files.open_regular(str(self.path))

@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, BinaryIO, Final, TypeVar, cast
-from urllib.parse import unquote, urlsplit
 
 from ..errors import ImageError, UsageError
 from ..names import printable
-from .address import path_of, shown
+from .address import file_name, is_web, scheme_of, shown, without_secrets
 from .archive import version_of
 
 PAUSES: Final = (1.0, 4.0)
@@ -33,12 +32,15 @@ Answer = TypeVar("Answer")
 class Place:
     """One address. Asked and read from any thread."""
 
-    def __init__(self, address: str, info: Mapping[str, Any] | None = None) -> None:
-        """``info``: what a listing said of it. Raises UsageError where fsspec or what it needs is not installed."""
+    def __init__(self, address: str, fs: Any, path: str, info: Mapping[str, Any] | None = None) -> None:
+        """``fs``, ``path``: what opens it, by which name. ``info``: what a listing said of it."""
         self.address = address
-        self._told = info
-        self._fs, self._path = _file_system(address)
-        self.is_http = urlsplit(address).scheme.lower() in ("http", "https")
+        self._fs, self._path, self._told = fs, path, info
+
+    @classmethod
+    def at(cls, address: str) -> Place:
+        """Raises UsageError where fsspec, or what it needs for such an address, is not installed."""
+        return cls(address, *_file_system(address))
 
     @cached_property
     def name(self) -> str:
@@ -48,8 +50,7 @@ class Place:
     @cached_property
     def file_name(self) -> bytes:
         """The last part of its path."""
-        path = path_of(self.address)
-        return (unquote(path) if self.is_http else path).rpartition("/")[2].encode("utf-8", "surrogateescape")
+        return file_name(self.address).encode("utf-8", "surrogateescape")
 
     @cached_property
     def info(self) -> Mapping[str, Any]:
@@ -91,14 +92,14 @@ class Place:
         """Path relative to this one -> place, of all files below. Raises ImageError."""
         found = self._persistently(lambda: self._fs.find(self._path, detail=True))
         return {
-            path.removeprefix(self._path): Place(self._fs.unstrip_protocol(path), info)
+            path.removeprefix(self._path): Place(self._fs.unstrip_protocol(path), self._fs, path, info)
             for path, info in found.items()
             if info.get("type") != "directory" and not path.endswith("/")
         }
 
     def _open(self) -> Any:
         # of http the plain stream: its other way wants ranges, which not every server has
-        settings = {"block_size": 0, "size": self.size or 1} if self.is_http else {}
+        settings = {"block_size": 0, "size": self.size or 1} if is_web(self.address) else {}
         return contextlib.closing(self._fs.open(self._path, "rb", **settings))
 
     def _persistently(self, ask: Callable[[], Answer]) -> Answer:
@@ -119,45 +120,49 @@ class Place:
         raise AssertionError("the last pause is None")
 
     def _said(self, error: Exception) -> str:
-        text = " ".join(str(error).replace(self.address, self.name).split())
-        query = urlsplit(self.address).query
-        text = text.replace(query, "...") if query else text
-        return f"{type(error).__name__}{': ' if text else ''}{printable(text)[:300]}"
+        """An error in one line. Of an address with secrets only its kind: others' words may repeat them in any form."""
+        if printable(self.address) != self.name:
+            status = getattr(error, "status", None)
+            said = f" {status}" if isinstance(status, int) else ""
+            return f"{type(error).__name__}{said} (more is not shown, as the address holds secrets)"
+        text = without_secrets(str(error))
+        return f"{type(error).__name__}{': ' if text else ''}{text[:300]}"
 
 
 def _file_system(address: str) -> tuple[Any, str]:
-    try:
-        import fsspec.core
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{_scheme(address)}:// needs {error.name}: install the extra that reads from elsewhere, "
-            "pip install 'xlxmert-features[remote]'"
-        ) from error
-    if "::" in address:
-        raise UsageError(f"{printable(address)}: expected one address, not a chain of them")
+    """What fsspec opens an address with, and its path there. Raises UsageError."""
+    scheme = scheme_of(address)
+    if "::" in scheme or "::" in address.partition("://")[2]:
+        raise UsageError(f"{shown(address)}: expected one address, not a chain of them")
     settings: dict[str, Any] = {}
     try:
-        if _scheme(address) in ("http", "https"):
+        import fsspec.core
+
+        if is_web(address):
             import aiohttp
 
             # the whole may take as long as it takes, silence may not
             settings["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, connect=30, sock_read=SILENCE)}
-        fs, path = fsspec.core.url_to_fs(address, **settings)
+        fs, path = fsspec.core.url_to_fs(f"{scheme}://{address.partition('://')[2].rstrip()}", **settings)
     except ImportError as error:
-        raise UsageError(
-            f"{_scheme(address)}:// needs one more package ({printable(str(error))}); http(s) comes with "
-            "pip install 'xlxmert-features[remote]'"
-        ) from error
+        raise UsageError(f"{scheme}:// needs {_what_to_install(error)}") from error
     except ValueError as error:
-        raise UsageError(f"{_scheme(address)}:// is nothing that can be opened: {printable(str(error))}") from error
+        reason = without_secrets(str(error))
+        raise UsageError(f"{shown(address)} is nothing that can be opened: {reason}") from error
     return fs, path
+
+
+def _what_to_install(error: ImportError) -> str:
+    """The package that is missing, as fsspec or the import says, and how it comes here."""
+    cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+    name = cause.name or ""
+    if name in ("fsspec", "aiohttp"):
+        return f"{name}: install the extra that reads from elsewhere, pip install 'xlxmert-features[remote]'"
+    said = f" ({printable(str(error))})" if error is not cause else ""
+    return f"{name or 'one more package'}{said}: pip install {name}" if name else f"one more package{said}"
 
 
 def _is_refusal(error: Exception) -> bool:
     """Whether an http server said that asking again is of no use."""
     status = getattr(error, "status", None)
     return isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
-
-
-def _scheme(address: str) -> str:
-    return urlsplit(address).scheme.lower()

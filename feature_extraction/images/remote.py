@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -19,17 +19,19 @@ from ..names import printable
 from ..storage.files import check_room
 from ..storage.source import FileStamp, Source
 from . import files
-from .address import is_address
+from .address import is_address, is_web
 from .archive import Archive
 from .listed import Found, Listing
 from .listing import is_own
 from .place import Place
 
 MAX_IMAGES: Final = 10_000_000
+IN_MEMORY: Final = 1 << 23
+"""Bytes. Images up to here wait in memory, larger ones on the disk, in files without a name."""
 
 
 class RemoteImage:
-    """One image behind an address of its own."""
+    """One image behind an address of its own. Whatever asks for its bytes fetches them."""
 
     def __init__(self, image_id: str, place: Place) -> None:
         self.id, self.place = image_id, place
@@ -44,21 +46,49 @@ class RemoteImage:
         except ImageError:
             return FileStamp(self.name, -1, -1)
 
+    def at_hand(self) -> FetchedImage:
+        return FetchedImage(self)
+
+    def sha256(self) -> str:
+        return self.at_hand().sha256()
+
+    def opened(self) -> AbstractContextManager[BinaryIO]:
+        return self.at_hand().opened()
+
+    def opened_for_good(self) -> AbstractContextManager[tuple[BinaryIO, Source]]:
+        return self.at_hand().opened_for_good()
+
+
+class FetchedImage:
+    """The bytes of a remote image, or why they could not be had. They are looked at as often as one likes, by one
+    thread at a time, and let go of when they have been read for good."""
+
+    def __init__(self, image: RemoteImage) -> None:
+        self.id, self.name, self.stamp = image.id, image.name, image.stamp
+        self._file = cast(BinaryIO, tempfile.SpooledTemporaryFile(IN_MEMORY))  # noqa: SIM115
+        self._error: ImageError | None = None
+        try:
+            files.check_size(1 if image.place.size is None else image.place.size)
+            files.check_size(image.place.copy_to(self._file, files.MAX_FILE_BYTES + 1))
+        except ImageError as error:
+            self._error = error
+
+    def at_hand(self) -> FetchedImage:
+        return self
+
     def sha256(self) -> str:
         return files.sha256_of_opened(self.opened)
 
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:
-        files.check_size(1 if self.place.size is None else self.place.size)
-        with tempfile.SpooledTemporaryFile(files.IN_MEMORY) as spool:
-            file = cast(BinaryIO, spool)
-            files.check_size(self.place.copy_to(file, files.MAX_FILE_BYTES + 1))
-            file.seek(0)
-            yield file
+        if self._error is not None:
+            raise self._error
+        self._file.seek(0)
+        yield self._file
 
     @contextmanager
     def opened_for_good(self) -> Iterator[tuple[BinaryIO, Source]]:
-        with self.opened() as file:
+        with closing(self._file), self.opened() as file:
             digest = files.digest_of(file)
             file.seek(0)
             yield file, Source(*self.stamp(), digest)
@@ -69,8 +99,8 @@ class RemoteImage:
 
 def list_folder(address: str) -> Listing[RemoteImage]:
     """All below an address that is not hidden, as of a folder. Raises ImageFolderError, UsageError."""
-    top = Place(address)
-    if top.is_http:
+    top = Place.at(address)
+    if is_web(address):
         raise UsageError(f"{top.name}: http has no folders: give a .tar, one image, or a list file (.txt) of addresses")
     try:
         entries = top.find()
@@ -92,7 +122,7 @@ def list_addresses(addresses: Sequence[str], list_name: str) -> Listing[RemoteIm
     found: Found[RemoteImage] = Found(_difference)
     for address in addresses:
         if is_address(address):
-            _add(found, Place(address))
+            _add(found, Place.at(address))
         else:
             found.fail(b"", printable(address), "a path among addresses: a list holds the ones or the others")
     if not found:
@@ -102,7 +132,7 @@ def list_addresses(addresses: Sequence[str], list_name: str) -> Listing[RemoteIm
 
 def read_list(address: str, most: int) -> tuple[bytes, str]:
     """(the bytes of a list file, its printable name). Raises ImageFolderError."""
-    place = Place(address)
+    place = Place.at(address)
     try:
         with tempfile.SpooledTemporaryFile(files.IN_MEMORY) as spool:
             place.copy_to(cast(BinaryIO, spool), most)
@@ -132,7 +162,7 @@ def _difference(first: RemoteImage, other: RemoteImage) -> str:
 def fetch_tar(address: str, scratch: Path, say: Callable[[str], None]) -> Archive:
     """The tar at an address, copied into a nameless file in the folder ``scratch``. Raises ImageFolderError, and
     StoreError where there is no room for it."""
-    place = Place(address)
+    place = Place.at(address)
     try:
         size, version = place.size, place.version
         if size is None:
@@ -151,7 +181,7 @@ def fetch_tar(address: str, scratch: Path, say: Callable[[str], None]) -> Archiv
 
 def version_at(address: str) -> tuple[str, int]:
     """(name, version) of what lies at an address. Raises ImageFolderError."""
-    place = Place(address)
+    place = Place.at(address)
     try:
         return place.name, place.version
     except ImageError as error:

@@ -10,12 +10,11 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 from ..errors import ImageFolderError
-from ..names import printable
 from . import listing, tar
-from .address import Origin, is_address, is_tar, path_of, shown
+from .address import Origin, file_name, is_address, is_tar, is_web, scheme_of, shown
 from .listed import IMAGE_SUFFIXES, ListedImage, Listing
 
 LIST_SUFFIX: Final = ".txt"
@@ -45,7 +44,7 @@ def _list_address(address: str, scratch: Path, say: Callable[[str], None]) -> Li
 
     if is_tar(address):
         return tar.list_archive(remote.fetch_tar(address, scratch, say))
-    suffix = Path(path_of(address)).suffix.lower()
+    suffix = Path(file_name(address)).suffix.lower()
     if suffix == LIST_SUFFIX:
         content, name = remote.read_list(address, listing.MAX_LIST_BYTES + 1)
         lines = [line.decode("utf-8", "replace") for line in listing.entries_in(content, name)]
@@ -58,13 +57,11 @@ def _list_address(address: str, scratch: Path, say: Callable[[str], None]) -> Li
 def _below(address: str, line: str) -> str:
     """The address that a line of the list at ``address`` names. Raises ImageFolderError where it leads to another kind
     of place: a server must not choose what is read here."""
-    scheme = urlsplit(address).scheme.lower()
-    web = ("http", "https")
     if not is_address(line):
-        line = urljoin(address, line) if scheme in web else f"{address.rpartition('/')[0]}/{line}"
-    found = urlsplit(line).scheme.lower()
-    if found != scheme and not (found in web and scheme in web):
-        raise ImageFolderError(f"image list {shown(address)}: names {printable(line)}, expected {scheme}:// only")
+        line = urljoin(address, line) if is_web(address) else f"{address.rpartition('/')[0]}/{line}"
+    if scheme_of(line) != scheme_of(address) and not (is_web(line) and is_web(address)):
+        expected = f"expected {scheme_of(address)}:// only"
+        raise ImageFolderError(f"image list {shown(address)}: names {shown(line)}, {expected}")
     return line
 
 

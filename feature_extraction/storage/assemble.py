@@ -226,6 +226,8 @@ def write_features(
                 store.write_image(file, image_id, arrays, source, sums, gzip)
                 kind = tuple((name, a.dtype.str, a.shape) for name, a in arrays.items())
                 written[image_id] = (kinds.setdefault(kind, kind), tuple(sums.values()))
+                if not len(written) & (len(written) - 1):  # twice as many as the last time
+                    guard.size_cache(file, [*written, *written])
                 if sink.error is not None:
                     break
             file.attrs.update(attributes)
@@ -245,6 +247,7 @@ def read_back(path: Path, written: Mapping[str, Written]) -> None:
         found = store.image_ids(file)
         if set(found) != written.keys():
             raise StoreError(f"{path} holds {len(found):,} images after writing {len(written):,}: the disk lost some")
+        guard.size_cache(file, found)
         reader = ArrayReader(file)
         for image_id in found:
             kind, sums = written[image_id]

@@ -2,7 +2,8 @@
 
 A file made here says what the files it was made of say of their making, and in ``derived`` what was done (JSON: the
 command, the files, what was chosen). It is written beside its name, read back, synced and renamed; killed before,
-nothing has changed and the same call begins anew. Images keep their ``source``; checksums are compared on reading.
+nothing has changed, and the same call begins anew and removes what was left. Images keep their ``source``; checksums
+are compared on reading.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,12 @@ from typing import Any, Final
 
 import h5py
 
-from ..errors import StoreError
+from ..errors import KitError, StoreError
 from . import files, guard, store
 from .assemble import read_back, write_features
 from .half import FEATURES_DTYPE, Loss
 from .journal import Arrays, checksum
-from .source import Source
+from .source import Source, digest_of, stamp_of
 from .stored import InFile
 
 DERIVED: Final = "derived"
@@ -56,8 +57,9 @@ class Made:
 def subset(source: Path, ids: Sequence[str], output: Path, tell: Tell) -> Made:
     """Write the images ``ids`` of one file; row order is that of every feature file, ascending. Raises StoreError."""
     with store.open_features(source) as file:
-        wanted = _there(file, ids)
-        said = _derived("subset", [source], file, ids=_digest(wanted))
+        store.require(file, ids)
+        wanted = sorted(ids, key=str.encode)
+        said = derived("subset", [stamp_of(source)], file, ids=digest_of(wanted))
         attributes = {**_made(file), "failed": 0, DERIVED: said}
         return _write(output, _of(file, wanted), len(wanted), attributes, tell)
 
@@ -82,12 +84,11 @@ def split_by_lists(source: Path, lists: Mapping[str, Sequence[str]], folder: Pat
                 raise StoreError(f"image {guard.shown(image_id)} stands in two lists: {seen[image_id]} and {name}")
             seen[image_id] = name
     with store.open_features(source) as file:
-        _there(file, list(seen))  # before the first file is written
+        store.require(file, seen)  # before the first file is written
     return _split(source, {f"{source.stem}-{name}": ids for name, ids in lists.items()}, folder, tell)
 
 
 def _split(source: Path, lists: Mapping[str, Sequence[str]], folder: Path, tell: Tell) -> list[Made]:
-    folder.mkdir(parents=True, exist_ok=True)
     return [subset(source, ids, folder / f"{name}.h5", tell) for name, ids in lists.items()]
 
 
@@ -106,8 +107,8 @@ def merge(sources: Sequence[Path], output: Path, tell: Tell, *, any_split: bool 
                     _refuse_other_contents(image_id, opened.get(homes[image_id]), opened.get(path))
                 homes.setdefault(image_id, path)
         ids = sorted(homes, key=str.encode)
-        attributes = {**_joined(made), DERIVED: _derived("merge", sources, None)}
-        images = ((i, *_read(opened.get(homes[i]), i)) for i in ids)
+        attributes = {**joined(made), DERIVED: derived("merge", [stamp_of(path) for path in sources])}
+        images = ((i, *read(opened.get(homes[i]), i)) for i in ids)
         return _write(output, images, len(ids), attributes, tell)
 
 
@@ -129,7 +130,7 @@ def repack(source: Path, output: Path, tell: Tell, *, gzip: int = 0, half: bool 
                 yield image_id, halves, made_from
             attributes.update({f"{LOSS}{name}": value for name, value in loss.described().items()})
 
-        attributes[DERIVED] = _derived("repack", [source], file, gzip=gzip, dtype="float16" if half else "")
+        attributes[DERIVED] = derived("repack", [stamp_of(source)], file, gzip=gzip, dtype="float16" if half else "")
         images = halved() if half else _of(file, ids)
         return _write(output, images, len(ids), attributes, tell, gzip), loss if half else None
 
@@ -156,23 +157,12 @@ class OpenFiles:
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
-def _there(file: h5py.File, ids: Sequence[str]) -> list[str]:
-    """``ids`` in row order. Raises StoreError where some are not in the file."""
-    missing = sorted(set(ids) - set(store.image_ids(file)))
-    if missing:
-        some = ", ".join(map(guard.shown, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        raise StoreError(
-            f"{file.filename} has no features of {len(missing):,} of the {len(ids):,} images asked for: {some}"
-        )
-    return sorted(ids, key=str.encode)
-
-
 def _of(file: h5py.File, ids: Iterable[str]) -> Iterator[Image]:
-    return ((image_id, *_read(file, image_id)) for image_id in ids)
+    return ((image_id, *read(file, image_id)) for image_id in ids)
 
 
-def _read(file: h5py.File, image_id: str) -> tuple[Arrays, Source | None]:
-    """Raises StoreError where the image is not what was written."""
+def read(file: h5py.File, image_id: str) -> tuple[Arrays, Source | None]:
+    """The arrays of one image and what they were made of. Raises StoreError where they are not what was written."""
     image = InFile(file, image_id)
     return image.read(), image.source
 
@@ -192,7 +182,7 @@ def _refuse_other_recipe(
 
 
 def _refuse_other_contents(image_id: str, first: h5py.File, second: h5py.File) -> None:
-    sums = [{name: checksum(array) for name, array in _read(file, image_id)[0].items()} for file in (first, second)]
+    sums = [{name: checksum(array) for name, array in read(file, image_id)[0].items()} for file in (first, second)]
     different = sorted({name for name, _ in sums[0].items() ^ sums[1].items()})
     if different:
         raise StoreError(
@@ -208,7 +198,7 @@ def _made(file: h5py.File) -> dict[str, Any]:
     return {"schema_version": store.SCHEMA_VERSION, **store.provenance(file)}
 
 
-def _joined(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def joined(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What all files say; where they differ, each of what they say."""
     joined: dict[str, Any] = {"schema_version": store.SCHEMA_VERSION}
     for name in dict.fromkeys(name for one in made for name in one):
@@ -220,12 +210,9 @@ def _joined(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**joined, "failed": sum(int(one.get("failed") or 0) for one in made)}
 
 
-def _derived(command: str, sources: Sequence[Path], file: h5py.File | None, **chosen: Any) -> str:
-    """JSON for ``derived``; of one file with what that was derived from itself."""
-    of = []
-    for source in sources:
-        stamp = source.stat()
-        of.append({"name": source.name, "bytes": stamp.st_size, "mtime_ns": stamp.st_mtime_ns})
+def derived(command: str, of: Sequence[Mapping[str, Any]], file: h5py.File | None = None, **chosen: Any) -> str:
+    """JSON for ``derived``: made by this command ``of`` files (``stamp_of``); of one ``file`` with what that was
+    derived from itself."""
     said: dict[str, Any] = {"by": command, **chosen, "files": len(of), "of": of[:MOST_NAMED]}
     said["of_sha256"] = hashlib.sha256(json.dumps(of).encode()).hexdigest()
     before = store.provenance(file).get(DERIVED) if file is not None else None
@@ -234,57 +221,54 @@ def _derived(command: str, sources: Sequence[Path], file: h5py.File | None, **ch
     return json.dumps(said)
 
 
-def _digest(ids: Sequence[str]) -> str:
-    return hashlib.sha256("\0".join(ids).encode()).hexdigest()
-
-
 # --- writing ------------------------------------------------------------------------------------------------------
+
+
+def write_whole(
+    output: Path, images: Iterable[Image], count: int, attributes: dict[str, Any], tell: Tell, gzip: int = 0
+) -> None:
+    """Write ``count`` images, in row order, as the feature file ``output``, whatever has that name now, and read it
+    back. ``attributes`` may grow while images are read. Raises StoreError; then nothing has changed."""
+    attributes["images"] = count
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with files.making(output) as path:
+            room = None if gzip else output.parent  # what compression leaves is not known before
+            written = write_features(path, _counted(images, count, room, tell), attributes, gzip)
+            read_back(path, written)
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, KitError):
+            raise
+        raise StoreError(f"{output} cannot be written: {' '.join(str(error).split())}. Nothing was changed") from error
 
 
 def _write(
     output: Path, images: Iterable[Image], count: int, attributes: dict[str, Any], tell: Tell, gzip: int = 0
 ) -> Made:
-    """The file, whole, at its name. ``attributes`` may grow while images are read. Raises StoreError where another file
-    has that name, or anything fails."""
+    """The file at its name, where no other file has it. Raises StoreError."""
     if output.suffix != ".h5":
         raise StoreError(f"{output}: expected a file name that ends in .h5")
-    if output.exists():
-        with store.open_features(output) as found:
-            if store.provenance(found).get(DERIVED) == attributes[DERIVED]:
-                return Made(output, len(store.image_ids(found)), already=True)
-        raise StoreError(
-            f"{output} exists and was made of something else, or otherwise: move it away, or give another name"
-        )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(output)
-    attributes["images"] = count
-    try:
-        with files.atomic_file(output) as held:
-            files.try_lock(held, held.name)  # tells a later run that this one is at work
-            path = Path(str(held.name))
-            written = write_features(path, _counted(images, count, output.parent, tell), attributes, gzip)
-            read_back(path, written)
-    except (OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(f"{output} cannot be written: {' '.join(str(error).split())}. Nothing was changed") from error
+    if os.path.lexists(output):
+        return _already(output, attributes[DERIVED])
+    write_whole(output, images, count, attributes, tell, gzip)
     return Made(output, count)
 
 
-def _counted(images: Iterable[Image], count: int, folder: Path, tell: Tell) -> Iterator[Image]:
+def _already(output: Path, said: str) -> Made:
+    """What has that name: made by the same call before. Raises StoreError where it is something else."""
+    with contextlib.suppress(StoreError), store.open_features(output) as found:
+        if store.provenance(found).get(DERIVED) == said:
+            return Made(output, len(store.image_ids(found)), already=True)
+    raise StoreError(
+        f"{output} exists and was made of something else, or otherwise: move it away, or give another name"
+    )
+
+
+def _counted(images: Iterable[Image], count: int, room: Path | None, tell: Tell) -> Iterator[Image]:
     for done, image in enumerate(images):
-        if not done:
+        if not done and room is not None:
             size = sum(array.nbytes for array in image[1].values())
-            files.check_room(folder, size * count, f"{count:,} images")
+            files.check_room(room, size * count, f"{count:,} images")
         yield image
         if done % 256 == 255 or done + 1 == count:
             tell(done + 1, count)
-
-
-def _remove_leftovers(output: Path) -> None:
-    """What killed runs left beside the name."""
-    of_ours = re.compile(rf"\.{re.escape(output.name[:40])}\.\d+-[0-9a-f]{{8}}")
-    for left in output.parent.iterdir():
-        if of_ours.fullmatch(left.name) and not files.is_locked(left):
-            with contextlib.suppress(OSError):
-                left.unlink()

@@ -70,6 +70,26 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def making(path: Path) -> Iterator[Path]:
+    """An empty file, ``.NAME.making``, to write in by its name; it takes the place of ``path``, synced, when the block
+    ends well. For what takes long: one process at a time makes it, and what a killed one left is begun anew.
+
+    Raises StoreBusy where another process makes it now, OSError as the system gives it."""
+    temporary = path.with_name(f".{path.name}.making")
+    with exclusive(temporary, busy=f"another process is making {path} right now: wait for it") as held:
+        try:
+            held.truncate(0)
+            yield temporary
+            sync_file(temporary)
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+    sync_folder(path.parent)
+
+
 def atomic_write(path: Path, data: str | bytes) -> None:
     """Let ``path`` hold ``data`` (text as UTF-8): the old or the new, whole, whatever happens. Raises OSError."""
     with atomic_file(path) as file:

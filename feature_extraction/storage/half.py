@@ -22,6 +22,10 @@ FEATURES_DTYPE: Final = "option_features_dtype"
 LARGEST: Final = float(np.finfo(np.float16).max)
 
 
+class BeyondFloat16(StoreError):
+    """Features that float16 cannot hold."""
+
+
 @dataclass
 class Loss:
     """How far float16 is from what was there, over all values seen."""
@@ -32,11 +36,11 @@ class Loss:
     squared_value: float = 0.0
 
     def halve(self, values: NDArray[Any], image_id: str) -> NDArray[np.float16]:
-        """``values`` (any shape) as float16, the difference counted. Raises StoreError for a value beyond float16, or
+        """``values`` (any shape) as float16, the difference counted. Raises BeyondFloat16 for a value beyond it, or
         that is not a number."""
         largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
         if not largest <= LARGEST:
-            raise StoreError(
+            raise BeyondFloat16(
                 f"the features of image {guard.shown(image_id)} reach {largest:,g}, float16 ends at {LARGEST:,.0f}: "
                 "keep float32"
             )

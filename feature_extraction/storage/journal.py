@@ -20,6 +20,7 @@ The journal is also the lock: its owner holds an exclusive ``flock``. Standard l
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -27,6 +28,7 @@ import struct
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +161,6 @@ def scan(journal: Path) -> Iterator[Record]:
     with journal.open("rb", buffering=0) as file:
         fd = file.fileno()
         end = os.fstat(fd).st_size
-        layouts: dict[Any, Layout] = {}
         at = again = 0
         while at + WHOLE_HEAD <= end:
             head = _head(_read_at(fd, at, WHOLE_HEAD))
@@ -174,7 +175,7 @@ def scan(journal: Path) -> Iterator[Record]:
             if described is None:
                 at = again = _next_head(fd, at + 1, end)
                 continue
-            yield _record(journal, described, at, offset, size, crc, layouts)
+            yield _record(journal, described, at, offset, size, crc)
             at, again = offset + size, offset
 
 
@@ -212,9 +213,7 @@ def _description(raw: bytes, crc: int) -> dict[str, Any] | None:
     return described if isinstance(described, dict) and "status" in described else None
 
 
-def _record(  # noqa: PLR0913 (a record's places in the file)
-    journal: Path, described: dict[str, Any], start: int, offset: int, size: int, crc: int, layouts: dict[Any, Layout]
-) -> Record:
+def _record(journal: Path, described: dict[str, Any], start: int, offset: int, size: int, crc: int) -> Record:
     layout = tuple((name, dtype, tuple(shape)) for name, dtype, shape in described.pop("arrays", ()))
     checksums = described.pop("crc32", None)
     return Record(
@@ -225,7 +224,7 @@ def _record(  # noqa: PLR0913 (a record's places in the file)
         offset,
         size,
         crc,
-        layouts.setdefault(layout, layout),  # one tuple for the many records that agree
+        _one_of_equal(layout),
         tuple(checksums) if checksums is not None else None,
         Source.of(described.pop("source", None)),
         described.pop("recipe", None),
@@ -234,15 +233,19 @@ def _record(  # noqa: PLR0913 (a record's places in the file)
     )
 
 
+@functools.lru_cache(maxsize=64)
+def _one_of_equal(layout: Layout) -> Layout:
+    """One tuple for the millions of records that agree."""
+    return layout
+
+
 def last_end(journal: Path) -> Record | None:
     """The record by which the share of ``journal`` ended; None if it goes on behind it, or there is no journal."""
-    last = None
     try:
-        for last in scan(journal):  # noqa: B007 (the last one is wanted)
-            pass
+        last = deque(scan(journal), maxlen=1)
     except FileNotFoundError:
         return None
-    return last if last is not None and last.status == "end" else None
+    return last[0] if last and last[0].status == "end" else None
 
 
 # --- names ------------------------------------------------------------------------------------------------
@@ -294,7 +297,7 @@ class JournalWriter:
 
     def _open(self) -> IO[bytes]:
         while True:
-            file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (held for the life of the run)
+            file = self.path.open("ab", buffering=0)  # held for the life of the run
             try:
                 if not files.try_lock(file, self.path):
                     raise StoreBusy(busy(self.folder, self.path))
@@ -369,7 +372,7 @@ class JournalWriter:
                 self._failed = error  # a torn record, and nothing behind it
                 raise
             start, self.length = self.length, self.length + len(record)
-        return _record(self.path, described, start, start + WHOLE_HEAD + len(raw), len(payload), payload_crc, {})
+        return _record(self.path, described, start, start + WHOLE_HEAD + len(raw), len(payload), payload_crc)
 
 
 def _sound_end(journal: Path) -> tuple[int, list[Record]]:

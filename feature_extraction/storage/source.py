@@ -1,8 +1,11 @@
-"""What an image file was when its features were made: the means to notice that it is another one now."""
+"""What a file was when something was made of it: the means to notice that it is another one now."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -49,3 +52,14 @@ class Source:
             )
         except (KeyError, TypeError, ValueError):
             return None
+
+
+def stamp_of(path: Path, name: str = "") -> dict[str, Any]:
+    """What a feature file is now, as JSON keeps it. Raises OSError."""
+    found = path.stat()
+    return {"name": name or path.name, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
+
+
+def digest_of(ids: Iterable[str]) -> str:
+    """Of images and their order, hexadecimal."""
+    return hashlib.sha256("\0".join(ids).encode()).hexdigest()

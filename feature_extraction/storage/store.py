@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,6 +95,16 @@ def image_ids(file: h5py.File) -> list[str]:
 def holds(file: h5py.File, image_id: str) -> bool:
     """Whether the file has an image of this id; others are not read. Raises StoreError where that cannot be told."""
     return guard.holds(file, image_id)
+
+
+def require(file: h5py.File, wanted: Collection[str]) -> None:
+    """Raise StoreError, naming some, where the file has not all of the images ``wanted``."""
+    missing = sorted(set(wanted).difference(image_ids(file)))
+    if missing:
+        some = ", ".join(map(guard.shown, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        raise StoreError(
+            f"{file.filename} has no features of {len(missing):,} of the {len(wanted):,} images asked for: {some}"
+        )
 
 
 def provenance(file: h5py.File) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Unfolded(nn.Module):
         self.weight, self.shift = conv.weight.contiguous(), conv.bias.view(1, -1, 1, 1)
         self.scale = torch.ones_like(self.shift) if batch_norm else None
         self.bias = None if batch_norm else conv.bias
-        self.geometry = (conv.stride, conv.padding, [1, 1], conv.groups)
+        self.geometry = conv.geometry
 
     def forward(self, x: Tensor, *, relu: bool = False, add: Tensor | None = None) -> Tensor:
         y = F.conv2d(x.contiguous(), self.weight, self.bias, *self.geometry)

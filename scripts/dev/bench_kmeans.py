@@ -179,26 +179,13 @@ def bench_train(args: argparse.Namespace) -> None:
     )
 
 
-def bench_read(  # noqa: C901 (both sides of one comparison)
-    args: argparse.Namespace,
-) -> None:
+def bench_read(args: argparse.Namespace) -> None:
     images = max(1, int(args.file_gb * 1e9) // (64 * args.dim * 4))
+    size = images * 64 * args.dim * 4
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         path = Path(folder) / "features.h5"
-        rng = np.random.default_rng(0)
-        some = rng.standard_normal((16, 8, 8, args.dim), dtype=np.float32)
-        with h5py.File(path, "w") as file:
-            for i in range(images):
-                file.create_group(f"{i:08}").create_dataset("features", data=some[i % 16])
-        os.sync()
-        size = images * 64 * args.dim * 4
-
+        write_features(path, images, args.dim)
         opened = FeatureFile(path, dim=args.dim, grid_size=8)
-
-        def by_h5py() -> None:
-            with h5py.File(path) as file:
-                for name in sorted(file):
-                    file[name]["features"][:]
 
         def by_us() -> None:
             for _ in read_blocks(opened, Blocks.of(args.dim, BLOCK_ROWS).cut(0, opened.count)):
@@ -207,30 +194,45 @@ def bench_read(  # noqa: C901 (both sides of one comparison)
         def opening() -> None:
             FeatureFile(path, dim=args.dim, grid_size=8).close()
 
-        def cold(side: Callable[[], None]) -> Callable[[], None]:
-            def run() -> None:
-                with open(path, "rb") as file:
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-                side()
-
-            return run
-
+        sides: dict[str, Callable[[], None]] = {"h5py": partial(read_by_h5py, path), "ours": by_us, "opening": opening}
         print(f"read: {size / 1e9:.2f} GB in {images} images")
-        for where, sides in (
-            ("page cache", {"h5py": by_h5py, "ours": by_us, "opening": opening}),
-            ("disk", {"h5py": cold(by_h5py), "ours": cold(by_us), "opening": cold(opening)}),
-        ):
-            seconds = turns(sides, args.repeats)
-            if "opening" in seconds:
-                took = statistics.median(seconds.pop("opening"))
-                print(
-                    f"  {where}, opening and checking all of it, once a run (not in ours): {took:.3f} s,"
-                    f" {took / images * 1e6:.0f} us per image"
-                )
-            for side, values in seconds.items():
-                print(f"  {where}, {side}: {spread([size / 1e6 / v for v in values], 0)} MB/s")
-            print(f"  reading from {where}: {ratio(seconds['ours'], seconds['h5py'])} times as fast as h5py")
+        tell_rates("page cache", turns(sides, args.repeats), size, images)
+        cold = {name: partial(from_disk, path, side) for name, side in sides.items()}
+        tell_rates("disk", turns(cold, args.repeats), size, images)
         opened.close()
+
+
+def write_features(path: Path, images: int, dim: int) -> None:
+    rng = np.random.default_rng(0)
+    some = rng.standard_normal((16, 8, 8, dim), dtype=np.float32)
+    with h5py.File(path, "w") as file:
+        for i in range(images):
+            file.create_group(f"{i:08}").create_dataset("features", data=some[i % 16])
+    os.sync()
+
+
+def read_by_h5py(path: Path) -> None:
+    with h5py.File(path) as file:
+        for name in sorted(file):
+            file[name]["features"][:]
+
+
+def from_disk(path: Path, side: Callable[[], None]) -> None:
+    """``side()``, after the system has forgotten the file."""
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    side()
+
+
+def tell_rates(where: str, seconds: dict[str, list[float]], size: int, images: int) -> None:
+    took = statistics.median(seconds.pop("opening"))
+    print(
+        f"  {where}, opening and checking all of it, once a run (not in ours): {took:.3f} s,"
+        f" {took / images * 1e6:.0f} us per image"
+    )
+    for side, values in seconds.items():
+        print(f"  {where}, {side}: {spread([size / 1e6 / v for v in values], 0)} MB/s")
+    print(f"  reading from {where}: {ratio(seconds['ours'], seconds['h5py'])} times as fast as h5py")
 
 
 def main() -> None:

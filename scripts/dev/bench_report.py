@@ -82,7 +82,9 @@ def _vocabulary(folder: Path, source: str, ids: list[str], k: int, rng: np.rando
     found = rng.choice(k, (len(ids), CELLS), p=share / share.sum())
     digest = np.array(results.digest(centroids))
     head = folder / f"maskrcnn_{source}_{source}"
-    np.savez(f"{head}_img_id_to_cluster_id_{tail}.npz", image_ids=np.array(ids), cluster_ids=found, centroids_sha256=digest)  # fmt: skip # noqa: E501
+    np.savez(
+        f"{head}_img_id_to_cluster_id_{tail}.npz", image_ids=np.array(ids), cluster_ids=found, centroids_sha256=digest
+    )
     image, cell = rng.integers(0, len(ids), (k, KEPT)), rng.integers(0, CELLS, (k, KEPT))
     np.savez(
         f"{head}_nearest_cells_{tail}.npz", image_ids=np.array(ids), image=image.astype(np.int32),
@@ -99,8 +101,8 @@ def main() -> int:
     lay_out(args.folder / "datasets", args.images, args.words)
     page = args.folder / "report.html"
     start = time.perf_counter()
-    command = [sys.executable, "-m", "scripts.report", "--datasets", str(args.folder / "datasets"), "--output", str(page)]  # fmt: skip # noqa: E501
-    subprocess.run(command, check=True)
+    flags = ["--datasets", str(args.folder / "datasets"), "--output", str(page)]
+    subprocess.run([sys.executable, "-m", "scripts.report", *flags], check=True)
     wall = time.perf_counter() - start
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(

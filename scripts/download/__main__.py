@@ -10,7 +10,8 @@
 
 Several files come at once; each is verified before it appears under its name. SHA-256 sums are recorded in
 downloads.lock.json when a file is first seen, and demanded from then on. Needs curl; no Python packages.
-Exit codes: 0 everything is there, 1 something is not (each reason is printed), 2 wrong usage, 130 stopped.
+Exit codes: 0 everything is there (NLVR2's images, which take a form, only where they are named), 1 something is not
+(each reason is printed), 2 wrong usage, 130 stopped.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from pathlib import Path
 from typing import Final
 
 from feature_extraction import catalog
-from feature_extraction.arguments import choose
+from feature_extraction.arguments import Parser, choose
 from feature_extraction.errors import DownloadError, UsageError
 from feature_extraction.names import printable
-from feature_extraction.terminal import run_main
+from feature_extraction.terminal import run_main, signals_to
 
 from .ensure import ensure
 from .fetch import Download, ask
@@ -154,9 +155,11 @@ def seconds(text: str) -> float:
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, prog="python -m scripts.download")
     parser.add_argument("what", choices=["checkpoint", "pretrained", "annotations", "features", "images"])
-    parser.add_argument("sets", nargs="*", metavar="SET", help=f"of {', '.join(catalog.DATA_SETS)}; all without. Of checkpoint: {', '.join(catalog.CHECKPOINT_URLS)}; {PUBLISHED} without")  # fmt: skip # noqa: E501
+    parser.add_argument("sets", nargs="*", metavar="SET",
+        help=f"of {', '.join(catalog.DATA_SETS)}; all without. Of checkpoint: "
+        f"{', '.join(catalog.CHECKPOINT_URLS)}; {PUBLISHED} without")  # fmt: skip
     parser.add_argument("--datasets", type=Path, default=ROOT / "datasets")
     parser.add_argument("--checkpoint_dir", type=Path, default=ROOT / "feature_extraction" / "mask_rcnn_ckpt")
     parser.add_argument("--published", type=Path, help="where published features go (DATASETS/published)")
@@ -183,6 +186,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             catalog.data_set(name)
     except UsageError as error:
         parser.error(str(error))
+    args.named = bool(args.sets)
     if args.what in ("features", "images"):
         args.sets = args.sets or list(catalog.DATA_SETS)
     elif args.sets:
@@ -194,11 +198,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(argv)
     run = Run(RetryPolicy(tries=args.tries, first_wait=args.first_wait, silence=args.timeout))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: run.stopping.set())
     problems: list[str] = []
     try:
-        with Progress() as progress:
+        with signals_to(lambda *_: run.stopping.set(), signal.SIGINT, signal.SIGTERM), Progress() as progress:
             run.say = progress.say
             problems += download_all(Plan(args).downloads, args, run, progress)
     except Stopped:
@@ -206,7 +208,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (DownloadError, OSError) as error:
         problems.append(str(error))
     if args.what == "images" and "nlvr2" in args.sets and (lacking := nlvr2(args.datasets, args.nlvr2)):
-        problems.append(lacking)
+        if args.named:
+            problems.append(lacking)
+        else:  # all images that can be had without a form are there: what comes next may begin
+            args.sets.remove("nlvr2")
+            print(f"not downloaded: {lacking}")
     for problem in problems:
         print(f"download: {problem}", file=sys.stderr)
     if run.stopping.is_set():

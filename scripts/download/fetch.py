@@ -21,6 +21,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from feature_extraction.errors import DownloadError
+from feature_extraction.images.address import shown
 from feature_extraction.names import printable
 
 from .curl import FINAL_EXITS, HTTP_ERROR, Answer, Outcome, Request, Timeouts
@@ -72,8 +73,7 @@ class Download:
     @property
     def source(self) -> str:
         """The address as it may be shown: without a password."""
-        parts = urlsplit(self.url)
-        return printable(self.url.replace(f"{parts.username}:{parts.password}@", "") if parts.password else self.url)
+        return shown(self.url)
 
     def arrived(self) -> int:
         """Bytes on the disk."""
@@ -166,7 +166,7 @@ class _Fetching:
         self.local = download.url.lower().startswith("file:")
         self.server = run.server(download.url)
         self.wanted = download.sha256 or (known.sha256 if known else None)
-        self.part = Part(download.path, download.url)
+        self.part = Part(download.path, download.source)
         self.announced = Version()
         self.ended = False
         """Whether the last answer came to its end in good order."""

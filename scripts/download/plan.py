@@ -29,7 +29,8 @@ page at https://lil.nlp.cornell.edu/nlvr/ links to. With the link that comes by 
   1. download train_img.zip, dev_img.zip and test1_img.zip and unpack them
   2. bring the PNG files below {images}/train, {images}/dev and {images}/test1 (sub-folders are fine),
      or leave them where they are, in folders train, dev and test1, and say where:
-     python -m scripts.download images nlvr2 --nlvr2 FOLDER"""
+     make download-images-nlvr2 DOWNLOAD_FLAGS="--nlvr2 FOLDER"
+     (or python -m scripts.download images nlvr2 --nlvr2 FOLDER)"""
 
 
 def address(url: str, names: Sequence[str], base_url: str | None) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from feature_extraction.config import Boxes, Grid
+from feature_extraction.config import Boxes, Grid, Precision
 from feature_extraction.detector.build import Detector, load_detector
 from feature_extraction.detector.files import CheckpointFiles, find_checkpoint
 from feature_extraction.errors import DeviceError
@@ -39,7 +39,7 @@ class Sizes:
     model: str
     """The model whose speed and drift are measured."""
     drift_images: tuple[str, ...]
-    precisions: tuple[str, ...]
+    precisions: tuple[Precision, ...]
     batch_sizes: tuple[int, ...]
     speed_seconds: float
     """Per setting."""
@@ -77,7 +77,7 @@ class Bench:
     """What one row measured and another needs, by name."""
     exact: dict[str, tuple[list[NetworkInput], list[Arrays]]] = field(default_factory=dict)
     """Photographs and their arrays in float32, by kind."""
-    _detectors: dict[tuple[str, str], Detector] = field(default_factory=dict)
+    _detectors: dict[tuple[str, Precision], Detector] = field(default_factory=dict)
 
     def make_checkpoint(self, model: str) -> float:
         """Write the seeded weights; the seconds it took."""
@@ -90,7 +90,7 @@ class Bench:
             raise NotRun(f"{model} was left out by --models")
         return find_checkpoint(self.scratch / model)
 
-    def detector(self, model: str, precision: str) -> Detector:
+    def detector(self, model: str, precision: Precision) -> Detector:
         """Loaded once; beside float32 only the last other precision is kept."""
         if (model, precision) not in self._detectors:
             for key in [k for k in self._detectors if k != (model, "float32")]:
@@ -99,10 +99,10 @@ class Bench:
             self._detectors[model, precision] = self.load(model, precision)
         return self._detectors[model, precision]
 
-    def load(self, model: str, precision: str) -> Detector:
+    def load(self, model: str, precision: Precision) -> Detector:
         """A detector of its own. Raises NotRun for a precision that the device does not have."""
         try:
-            return load_detector(self.files(model), engine="native", device=self.device, precision=precision)  # type: ignore[arg-type]
+            return load_detector(self.files(model), engine="native", device=self.device, precision=precision)
         except DeviceError as error:
             raise NotRun(str(error)) from error
 
@@ -146,11 +146,12 @@ def network_input(kind: str, pixels: NDArray[np.uint8]) -> NetworkInput:
 
 def arrays(detector: Detector, kind: str, batch: list[NetworkInput]) -> list[Arrays]:
     """Features as the extraction computes them; an image without any is an error here."""
-    results = compute(detector, KINDS[kind], batch, Clock())
-    for result in results:
+    found = []
+    for result in compute(detector, KINDS[kind], batch, Clock()):
         if isinstance(result, Exception):
             raise result
-    return results  # type: ignore[return-value]
+        found.append(result)
+    return found
 
 
 def on_device(detector: Detector, images: list[NetworkInput]) -> torch.Tensor:

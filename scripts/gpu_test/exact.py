@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from feature_extraction.config import Precision
 from feature_extraction.detector.faster_rcnn import ALL_LEVELS, FasterRCNN
 from feature_extraction.detector.layers import Conv
 from feature_extraction.detector.roi_heads import pyramid_level
@@ -115,7 +116,7 @@ def batches(bench: Bench, model: str, size: int) -> Finding:
 
 def two_precisions(bench: Bench, model: str) -> Finding:
     """Two detectors of different precision in one process, in turns and in two threads: neither disturbs the other."""
-    faster = "tf32" if bench.device.type == "cuda" else "bfloat16"
+    faster: Precision = "tf32" if bench.device.type == "cuda" else "bfloat16"
     images = noise(1, 320, 480).to(bench.device)
     cells = [grid_cells(320, 480)]
     exact = bench.detector(model, "float32")
@@ -149,7 +150,7 @@ def two_precisions(bench: Bench, model: str) -> Finding:
     return Finding(text, tuple(wrong), {"apart": apart})
 
 
-def drift(bench: Bench, precision: str) -> Finding:
+def drift(bench: Bench, precision: Precision) -> Finding:
     """How far a faster precision is from float32 on photographs."""
     model = bench.sizes.model
     inputs, exact = in_float32(bench)

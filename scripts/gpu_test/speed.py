@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from feature_extraction.config import Precision
 from feature_extraction.detector.arithmetic import PRECISIONS, Arithmetic, check_precision
 from feature_extraction.detector.build import Detector
 from feature_extraction.detector.faster_rcnn import FasterRCNN
@@ -35,7 +36,7 @@ MOST_WAITS: Final = {"grid": (1, "batch"), "boxes": (8, "image")}
 """How often the host may wait for the device, and per what."""
 
 
-def matrix_rate(bench: Bench, precision: str) -> Finding:
+def matrix_rate(bench: Bench, precision: Precision) -> Finding:
     """What the device reaches on one large product: the measure of everything below."""
     n = bench.sizes.matrix
     try:
@@ -105,13 +106,14 @@ def _written(bench: Bench, least: float) -> float:
         writer.close()
 
 
-def speed(bench: Bench, kind: str, precision: str) -> Finding:
+def speed(bench: Bench, kind: str, precision: Precision) -> Finding:
     """Images per second from network input to arrays in memory, by batch size."""
     detector = bench.detector(bench.sizes.model, precision)
     item = page_locked(network_input(kind, made_up_picture()), bench.device)
     flops = operations(detector, kind, item)
     rate = bench.figures.get(f"rate {'float32' if detector.emulated else precision}", 0)
-    parts, data = [f"{flops / 1e12:.2f} TFLOP an image"], {"TFLOP": flops / 1e12}
+    parts = [f"{flops / 1e12:.2f} TFLOP an image"]
+    data: dict[str, Any] = {"TFLOP": flops / 1e12}
     for size in bench.sizes.batch_sizes:
         try:
             each, clock, memory = _speed(bench, detector, kind, [item] * size)
@@ -125,7 +127,7 @@ def speed(bench: Bench, kind: str, precision: str) -> Finding:
             f"batch {size}: **{1 / each:.3g} images/s** ({1e3 * each:.1f} ms: {named}), {100 * share:.0f} % of the "
             f"matrix rate, {memory:.2g} GB"
         )
-        data[f"batch {size}"] = {"images/s": 1 / each, "share": share, "GB": memory, **clock}  # type: ignore[assignment]
+        data[f"batch {size}"] = {"images/s": 1 / each, "share": share, "GB": memory, **clock}
     return Finding("; ".join(parts), (), data)
 
 
@@ -220,7 +222,7 @@ def kernels(bench: Bench, kind: str) -> Finding:
     return Finding("; ".join(parts), (), data)
 
 
-def command(bench: Bench, kind: str, precision: str, batch_size: int, images: int) -> Finding:
+def command(bench: Bench, kind: str, precision: Precision, batch_size: int, images: int) -> Finding:
     """The whole command: decoding, computing, writing and assembling, as a user runs it."""
     folder = bench.scratch / f"pictures{images}"
     if not folder.is_dir():

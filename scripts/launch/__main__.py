@@ -13,12 +13,14 @@ wrong word.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from feature_extraction import catalog
-from feature_extraction.arguments import nearest
+from feature_extraction.arguments import nearest_of_many
 from feature_extraction.config import EXIT_NOTHING, EXIT_USAGE
 from feature_extraction.errors import KitError, UsageError
 from feature_extraction.terminal import run_main
@@ -26,7 +28,7 @@ from feature_extraction.terminal import run_main
 from . import host, slurm, vocabulary
 from .container import COMPOSE
 from .jobs import Command, Launcher
-from .settings import Settings, listing
+from .settings import CHECKOUT, Settings, listing
 from .several import run_all
 
 USAGE: Final = "usage: python3 -m scripts.launch [--dry-run] [--slurm] JOB [NAME=value ...]   (or --list)"
@@ -44,6 +46,7 @@ GROUPS: Final = (
     "nlvr2-boxes",
 )
 """What several files are called after ``extract-``: words that all their names have."""
+LISTED: Final = "make help lists all"
 JOBS: Final[Mapping[str, Callable[[Launcher], Command]]] = {
     "kmeans": lambda here: here.command(vocabulary.kmeans(here)),
     "paper-vocabulary": lambda here: here.command(vocabulary.paper_vocabulary(here)),
@@ -62,27 +65,36 @@ JOBS: Final[Mapping[str, Callable[[Launcher], Command]]] = {
 }
 
 
-def files_called(target: str) -> list[catalog.FeatureFile]:
-    """The feature files that ``extract-...`` names: one by its whole name, several by words that their names share."""
+def files_called(target: str, others: Sequence[str] = ()) -> list[catalog.FeatureFile]:
+    """The feature files that ``extract-...`` names: one by its whole name, several by words that their names share.
+    Raises UsageError, with what was probably meant, of these or ``others``."""
     words = set(target.removeprefix("extract-").split("-")) - {"all"}
     files = [f for f in catalog.feature_files() if words <= set(f.name.split("-"))]
-    if not files:
+    if not target.startswith("extract-") or not files:
         names = [f"extract-{name}" for name in (*GROUPS, *(f.name for f in catalog.feature_files()))]
-        known, _, meant = nearest(target, names).partition("; ")
-        raise UsageError(f"no file is called {target}: {meant or known}")
+        raise UsageError(f"no file is called {target}: {nearest_of_many(target, [*names, *others], LISTED)}")
     return files
+
+
+def make_targets() -> list[str]:
+    """What ``make help`` lists."""
+    return re.findall(r"^([a-z][a-z-]*):.*## ", (CHECKOUT / "Makefile").read_text(encoding="utf-8"), re.M)
 
 
 def commands(target: str, here: Launcher) -> Mapping[str, Callable[[], Command]]:
     """Name -> how its command is found, for everything that a target stands for. Raises UsageError if it is none."""
     if target.startswith("extract-"):
-        files = files_called(target)
-        return {f.name: lambda f=f: here.command(here.extract(f)) for f in files}  # type: ignore[misc]
+        return {file.name: partial(_extract, here, file) for file in files_called(target)}
     if target == "download" or target.startswith("download-"):
-        return {target: lambda: host.download(here, target)}
+        wanted = host.downloads(target)
+        return {target: lambda: host.download(here, wanted)}
     if target not in JOBS:
-        raise UsageError(f"no job {target}; {nearest(target, [*JOBS, 'extract-all', 'download'])}")
+        raise UsageError(f"there is no {target}; {nearest_of_many(target, make_targets(), LISTED)}")
     return {target: lambda: JOBS[target](here)}
+
+
+def _extract(here: Launcher, file: catalog.FeatureFile) -> Command:
+    return here.command(here.extract(file))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,7 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_USAGE
         here = Launcher(Settings(os.environ, [w for w in words if "=" in w]), dry_run=dry_run)
         if to_slurm:
-            return slurm.submit(here, targets[0], files_called(targets[0]) if targets[0] != slurm.KMEANS else [])
+            files = files_called(targets[0], [slurm.KMEANS]) if targets[0] != slurm.KMEANS else []
+            return slurm.submit(here, targets[0], files)
         found = commands(targets[0], here)
     except UsageError as error:
         print(f"launch: {error}", file=sys.stderr)
@@ -118,6 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(lines[0] if len(lines) == 1 else "; ".join(f"({line})" for line in lines))
             return 0
         if len(found) > 1:
+            here.require_detector()
             return run_all(here, found)
         (command,) = found.values()
         command().replace_this_process()

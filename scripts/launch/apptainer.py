@@ -37,14 +37,14 @@ class Apptainer:
         there = [name for name in ("apptainer", "singularity") if shutil.which(name)]
         self.program: Final = [*there, "apptainer"][0]
 
-    def require_to_run(self, image: str) -> None:
-        """Raise UsageError unless the program and the image are there."""
-        _require(self.program, "module load apptainer, or RUN=host")
+    def require_to_run(self, image: str, way_out: str) -> None:
+        """Raise UsageError, which ends with ``way_out``, unless the program and the image are there."""
+        _require(self.program, f"module load apptainer{way_out}")
         if not Path(image).exists():
-            archive = Path(image).with_suffix(".tar.gz").name
-            raise UsageError(
-                f"there is no image {image}: {ARCHIVE_FIRST}, then here "
-                f"apptainer build {image} docker-archive:{archive}, or IMAGE=FILE.sif"
+            archive = Path(image).with_suffix(".tar").name
+            raise UsageError(  # unpacked first: 1.4.1 and later take no compressed archive
+                f"there is no image {image}: {ARCHIVE_FIRST}, then here gunzip {archive}.gz && "
+                f"{self.program} build {image} docker-archive:{archive}, or IMAGE=FILE.sif{way_out}"
             )
 
     def run_command(self, image: str, inside: Inside) -> list[str]:
@@ -71,13 +71,13 @@ class Charliecloud:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def require_to_run(self, image: str) -> None:
-        """Raise UsageError unless the program and the image are there."""
-        _require(self.program, "install charliecloud, or RUN=host")
+    def require_to_run(self, image: str, way_out: str) -> None:
+        """Raise UsageError, which ends with ``way_out``, unless the program and the image are there."""
+        _require(self.program, f"install charliecloud{way_out}")
         if not Path(image, "app").is_dir():
             raise UsageError(
                 f"there is no image in the folder {image}: {ARCHIVE_FIRST} (RUN=charliecloud), then here "
-                f"mkdir -p {image} && tar -C {image} -xf {Path(image).name}.tar.gz, or IMAGE=FOLDER"
+                f"mkdir -p {image} && tar -C {image} -xf {Path(image).name}.tar.gz, or IMAGE=FOLDER{way_out}"
             )
 
     def run_command(self, image: str, inside: Inside) -> list[str]:

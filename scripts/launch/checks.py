@@ -110,7 +110,7 @@ def make_output(folder: Path, *, in_container: bool) -> None:
 
     No job is root in the container: where root calls, what is made goes to the owner of the folder around it, or to
     the image's user if that is root too, and so does an empty folder; what root has filled is root's to give."""
-    around = next(p for p in (folder, *folder.parents) if p.exists())
+    around = nearest_there(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if in_container and os.geteuid() == 0:
@@ -142,6 +142,11 @@ def _give_away(folder: Path, around: Path) -> None:
         os.chown(folder, *user)
 
 
+def nearest_there(folder: Path) -> Path:
+    """The folder itself, or the nearest around it that there is."""
+    return next(p for p in (folder, *folder.parents) if p.exists())
+
+
 def size(path: Path) -> int:
     """Bytes of a file, or of all files below a folder; 0 where there is nothing."""
     if path.is_file():
@@ -156,7 +161,7 @@ def require_room(output: Path, images: int, bytes_per_image: int) -> None:
     left = max(0, finished - journals - size(output))
     if not journals and left <= finished // 50:  # it is there, but for images that gave no features
         return
-    free = shutil.disk_usage(output.parent).free
+    free = shutil.disk_usage(nearest_there(output.parent)).free
     if free < left + finished:
         raise UsageError(
             f"{output.parent} has {free / 1e9:,.1f} GB free; the features of {images:,} images need "

@@ -12,8 +12,9 @@ from typing import Any, Final, TypeVar
 from feature_extraction.arguments import nearest
 from feature_extraction.errors import UsageError
 
-WORD: Final = re.compile(r"[\w.,:@%+/=&|!*\[\]()~-]*")
+WORD: Final = re.compile(r"[\w.,:@%+/=&|!*\[\](){}~-]*")
 """What one option of sbatch may be made of: nothing that would begin another."""
+GPUS: Final = re.compile(r"([\w.-]+:)?\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class Resources:
     cpus: int = 1
     gpus: int | str = 0
     """How many, or a type and how many: ``a100:1``."""
+    gpu_option: str = "--gres=gpu:{gpus}"
+    """How they are asked for; empty where they come with the partition."""
     sbatch: list[str] = field(default_factory=list)
     """Further options, as on sbatch's command line."""
 
@@ -36,7 +39,13 @@ class Resources:
         found = [f"--cpus-per-task={self.cpus}"]
         for name, value in (("partition", self.partition), ("time", self.time), ("mem", self.memory)):
             found += [f"--{name}={value}"] if value else []
-        return [*found, *([f"--gres=gpu:{self.gpus}"] if self.gpus else []), *self.sbatch]
+        cards = self.gpu_option.replace("{gpus}", str(self.gpus)) if self.gpus else ""
+        return [*found, *([cards] if cards else []), *self.sbatch]
+
+    @property
+    def cards(self) -> int:
+        """How many GPUs a task finds on its node."""
+        return int(str(self.gpus).rpartition(":")[2])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +109,8 @@ def _require(name: str, value: Any, like: Any, where: str) -> None:
     if type(value) is not type(like):
         expected = {str: 'a text in quotes, "..."', int: "a whole number", list: "a list of texts"}[type(like)]
         raise UsageError(f"{where}: {name} is {value}: expected {expected}")
+    if name == "gpus" and not GPUS.fullmatch(str(value)):
+        raise UsageError(f'{where}: gpus is {value}: expected a number, or a type and a number, "a100:1"')
     if isinstance(value, int) and value < (0 if name in ("gpus", "restarts") else 1):
         raise UsageError(f"{where}: {name} is {value}: expected a positive number")
     lines = value if isinstance(value, list) else [value]
@@ -109,5 +120,5 @@ def _require(name: str, value: Any, like: Any, where: str) -> None:
         free = name in ("setup", "scripts")  # lines of shell, and a folder
         if (not free and not WORD.fullmatch(line)) or any(c in line for c in "\n\r\0"):
             raise UsageError(f"{where}: {name} holds {line!r}: expected one word, as sbatch takes it")
-        if name == "sbatch" and not line.startswith("-"):
-            raise UsageError(f"{where}: sbatch holds {line!r}: expected an option, --NAME=VALUE")
+        if name in ("sbatch", "gpu_option") and line and not line.startswith("-"):
+            raise UsageError(f"{where}: {name} holds {line!r}: expected an option, --NAME=VALUE")

@@ -149,7 +149,7 @@ class Runtime:
                 raise UsageError(f"CONTAINER={wanted}: {nearest(wanted, RUNTIMES)}")
             return wanted
         there = [name for name in RUNTIMES if shutil.which(name)]
-        return next((name for name in there if self._asked(name, "info") is not None), [*there, "docker"][0])
+        return next((name for name in there if self.ask("info", program=name) is not None), [*there, "docker"][0])
 
     @property
     def name(self) -> str:
@@ -159,18 +159,19 @@ class Runtime:
     def is_podman(self) -> bool:
         return "podman" in self.name
 
-    def _asked(self, program: str, *question: str) -> str | None:
-        """What the program prints; None where it is missing, fails or hangs."""
+    def _run(self, program: str, *question: str) -> subprocess.CompletedProcess[str] | None:
+        """How the program ends; None where it is missing or hangs."""
         try:
-            done = subprocess.run(
-                [program, *question], check=True, capture_output=True, text=True, errors="replace", timeout=60
+            return subprocess.run(
+                [program, *question], check=False, capture_output=True, text=True, errors="replace", timeout=60
             )
         except (OSError, subprocess.SubprocessError):
             return None
-        return done.stdout
 
-    def ask(self, *question: str) -> str | None:
-        return self._asked(self.program, *question)
+    def ask(self, *question: str, program: str = "") -> str | None:
+        """What the program prints; None where it is missing, fails or hangs."""
+        done = self._run(program or self.program, *question)
+        return None if done is None or done.returncode else done.stdout
 
     def has_image(self, image: str) -> bool:
         return self.ask("image", "inspect", image) is not None
@@ -179,23 +180,26 @@ class Runtime:
         """Raise UsageError unless the runtime is there and answers."""
         if shutil.which(self.program) is None:
             raise UsageError(f"there is no {self.program}: install Docker or Podman (CONTAINER=...){way_out}")
-        if self.ask("info") is None:
+        done = self._run(self.program, "info")
+        if done is None or done.returncode:
+            said = done.stderr.strip().splitlines() if done else []
+            mend = "mend that" if self.is_podman else "start it (systemctl start docker), or join the group docker"
             raise UsageError(
-                f"{self.name} does not answer: start it (systemctl start {self.name}), join its group{way_out}"
+                f"{self.name} does not answer ({said[-1] if said else 'it says nothing'}): {mend}{way_out}"
             )
 
-    def require_to_run(self, image: str) -> None:
-        """Raise UsageError unless ``image`` can be run as a user's own processes."""
+    def require_to_run(self, image: str, way_out: str) -> None:
+        """Raise UsageError, which ends with ``way_out``, unless ``image`` can be run as a user's own processes."""
         if "buildah" in self.name:
-            raise UsageError("buildah builds images but runs none: CONTAINER=podman, or RUN=host")
-        self.require_answer(", or RUN=host")
+            raise UsageError(f"buildah builds images but runs none: CONTAINER=podman{way_out}")
+        self.require_answer(way_out)
         if not self.is_podman and "rootless" in (self.ask("info", "--format", "{{.SecurityOptions}}") or ""):
             raise UsageError(
                 "this Docker runs without root: only root inside could write your files, and no job is root inside. "
-                "CONTAINER=podman, which keeps your id, or RUN=host"
+                f"CONTAINER=podman, which keeps your id{way_out}"
             )
         if not self.has_image(image):
-            raise UsageError(f"there is no image {image}: make docker-build, or RUN=host")
+            raise UsageError(f"there is no image {image}: make docker-build{way_out}")
 
     def require_to_build(self) -> None:
         self.require_answer("")

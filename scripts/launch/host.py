@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from feature_extraction import catalog
 from feature_extraction.arguments import nearest
 from feature_extraction.errors import UsageError
+from feature_extraction.places import source_revision
 
 from . import checks
 from .jobs import VENV, Command, Launcher
@@ -20,21 +21,27 @@ DOWNLOADS = ("", "pretrained", "annotations", "features", "images")
 """What stands after ``download-``; nothing: the checkpoint."""
 
 
-def download(here: Launcher, target: str) -> Command:
-    """``download``, ``download-WHAT``, and of features and images ``download-WHAT-SET``."""
+def downloads(target: str) -> list[str]:
+    """``download``, ``download-WHAT``, and of features and images ``download-WHAT-SET`` -> what is asked of
+    scripts.download. Raises UsageError."""
     what, _, data = target.removeprefix("download").removeprefix("-").partition("-")
     sets = [data] if data else []
     if what not in DOWNLOADS or (data and (what not in ("features", "images") or data not in catalog.DATA_SETS)):
         names = [f"download{'-' if w else ''}{w}" for w in DOWNLOADS]
         names += [f"download-{w}-{d}" for w in ("features", "images") for d in catalog.DATA_SETS]
-        raise UsageError(f"no target {target}: {nearest(target, names)}")
+        raise UsageError(f"there is no {target}; {nearest(target, names)}")
+    return [what or "checkpoint", *sets]
+
+
+def download(here: Launcher, wanted: Sequence[str]) -> Command:
+    """What ``downloads`` has understood."""
     if not here.dry_run:
         checks.require_curl()
     settings = here.settings
     command = [sys.executable, "-m", "scripts.download", "--datasets", str(settings.datasets)]
     command += ["--checkpoint_dir", str(settings.checkpoint), "--published", str(settings.published)]
     command += ["--base-url", settings["BASE_URL"]] if settings["BASE_URL"] else []
-    return Command(argv=[*command, *settings.words("DOWNLOAD_FLAGS"), what or "checkpoint", *sets])
+    return Command(argv=[*command, *settings.words("DOWNLOAD_FLAGS"), *wanted])
 
 
 def docker_build(here: Launcher) -> Command:
@@ -45,7 +52,7 @@ def docker_build(here: Launcher) -> Command:
     command = [runtime.program, "build"]
     # without it Podman leaves SHELL, and so pipefail, out
     command += [] if runtime.name == "docker" else ["--format", "docker"]
-    command += ["--file", "docker/Dockerfile", "--target", here.target, "--build-arg", f"REVISION={revision()}"]
+    command += ["--file", "docker/Dockerfile", "--target", here.target, "--build-arg", f"REVISION={source_revision()}"]
     for name, value in settings.build_arguments.items():
         command += ["--build-arg", f"{name}={value}"]
     if settings["PIP_CONF"]:
@@ -57,25 +64,13 @@ def docker_build(here: Launcher) -> Command:
     return Command(argv=command, environment={"DOCKER_BUILDKIT": "1"})
 
 
-def revision() -> str:
-    """The commit of the checkout, which the image records."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty=+changes", "--abbrev=40", "--exclude=*"],
-            capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()
-
-
 def image_archive(here: Launcher) -> Command:
     """The image as one file, which is at its name only when it is whole: all layers, as `docker load` and `apptainer
     build` take them, or, for RUN=charliecloud, the folder that `ch-run` runs."""
     path = here.settings.path("IMAGE_FILE", CHECKOUT / "build" / f"xlxmert-features-{here.target}.tar.gz")
     image, program = here.container_image, shlex.quote(here.runtime.program)
     if not here.dry_run:
-        here.runtime.require_to_run(image)
+        here.runtime.require_to_run(image, "")
         path.parent.mkdir(parents=True, exist_ok=True)
     part, whole = shlex.quote(f"{path}.part"), shlex.quote(str(path))
     before, pack = "", f"{program} save {shlex.quote(image)}"

@@ -74,9 +74,13 @@ class Job:
     """Folders that are made where they are missing, and that the container mounts writable."""
     check: Callable[[], Sequence[Path]] = tuple
     """Raises UsageError for what is lacking; returns further folders to read: those that links lead to."""
+    finish: Callable[[], None] = lambda: None
+    """What else is made, once the folders are."""
     says: str = ""
     """One line before it starts."""
     interactive: bool = False
+    on_host: bool = True
+    """Whether it is of use outside an image as well."""
 
 
 class Launcher:
@@ -143,8 +147,8 @@ class Launcher:
         """The job's command. Raises UsageError for what is lacking, unless nothing is to be run."""
         linked: Sequence[Path] = ()
         if not self.dry_run:
-            self._require(job)
-            linked = job.check()
+            self.require_place(", or RUN=host" if job.on_host else "")
+            linked = self.prepare(job)
         if not self.in_image:
             argv = [str(VENV / "bin" / job.command[0]), *job.command[1:]]
             return Command(argv=argv, folder=job.folder, says=f"{job.says} (on the host)" if job.says else "")
@@ -156,14 +160,27 @@ class Launcher:
         argv = self.runner.run_command(self.image, inside)
         return Command(argv=argv, says=f"{job.says} (in {self.image})" if job.says else "")
 
-    def _require(self, job: Job) -> None:
+    def require_place(self, way_out: str = ", or RUN=host") -> None:
+        """Raise UsageError unless jobs can run where they are to run; ``way_out`` ends what is said of an image."""
         if self.in_image:
-            self.runner.require_to_run(self.image)
+            self.runner.require_to_run(self.image, way_out)
         else:
             checks.require_python(VENV / "bin" / "python")
         checks.require_gpus(self.settings.number("GPUS"), self.gpus_here, needed=self.in_image and self.target == "gpu")
+
+    def require_detector(self) -> None:
+        """Raise UsageError for what would be lacking for each of the 16 files."""
+        self.require_place()
+        checks.require_checkpoint(self.settings.checkpoint)
+
+    def prepare(self, job: Job) -> Sequence[Path]:
+        """Raise UsageError for what the job lacks, then make what it writes into: a mistyped folder is not made.
+        Returns further folders to read."""
+        linked = job.check()
         for folder in job.writes:
             checks.make_output(folder, in_container=self.run == "container")
+        job.finish()
+        return linked
 
     # ---------------------------------------------------------------- the jobs
 
@@ -183,7 +200,8 @@ class Launcher:
         command += ["--split", file.split.name] if file.split.name else []
         command += ["--checkpoint_dir", str(settings.checkpoint)]
         command += ["--engine", settings["ENGINE"], "--precision", settings["PRECISION"]]
-        command += ["--device", "cpu"] if settings.number("GPUS") == 0 and "--device" not in flags else []
+        if (gpus := settings.number("GPUS")) is not None and "--device" not in flags:
+            command += ["--device", "cuda" if gpus else "cpu"]  # what was asked for by number, or nothing
 
         def check() -> list[Path]:
             checks.require_checkpoint(settings.checkpoint)
@@ -215,9 +233,9 @@ class Launcher:
         far = bool(address or settings["REMOTE"])
         explains = any(word.partition("=")[0] == "--explain" for word in flags)
         if far:
-            if settings["RUN"] == "container":
+            if settings["RUN"] not in ("", "host"):
                 raise UsageError("published features behind an address: no container has a network; leave RUN out")
-            self.in_container = False
+            self.run = "host"
 
         def check() -> list[Path]:
             checks.require_folder(datasets, "make extract-all, or DATASETS=folder")
@@ -294,7 +312,10 @@ class Launcher:
             self.run = "container"
         reads = (datasets, *([checkpoint] if checkpoint.is_dir() or self.dry_run else []))
         writes = (*results, datasets / "cluster_centroids")
-        return Job(folder="", command=["bash"], reads=reads, writes=writes, check=check, interactive=True)
+        return Job(
+            folder="", command=["bash"], reads=reads, writes=writes, check=check, interactive=True,
+            on_host=False,
+        )  # fmt: skip
 
 
 def paths_after(flag: str, words: Sequence[str]) -> list[Path]:

@@ -5,7 +5,6 @@ A value comes from the command line (``NAME=value``; make hands its own over wor
 
 from __future__ import annotations
 
-import difflib
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from feature_extraction.arguments import nearest
+from feature_extraction.arguments import nearest, nearest_of_many
 from feature_extraction.config import ENGINES, PRECISIONS, ExtractConfig
 from feature_extraction.errors import UsageError
 
@@ -89,11 +88,7 @@ class Settings:
         given = dict(word.partition("=")[::2] for word in words)
         for name in given:
             if name not in KNOWN:
-                close = difflib.get_close_matches(name.upper(), KNOWN, 1, 0.6)
-                raise UsageError(
-                    f"there is no variable {name}"
-                    + (f"; did you mean {close[0]}?" if close else "; make help lists all")
-                )
+                raise UsageError(f"there is no variable {name}; {nearest_of_many(name, KNOWN, 'make help lists all')}")
         self._values = {name: environment[name] for name in KNOWN if environment.get(name)}
         self._values.update({name: value for name, value in given.items() if value})
         self._former_device("DEVICE" in given)
@@ -121,8 +116,9 @@ class Settings:
 
     def path(self, name: str, default: Path | None = None) -> Path:
         """A variable that names a file or folder, absolute, with the links of its own path resolved: what is recorded
-        in feature files is then the same on the host and in the container."""
-        value = self[name]
+        in feature files is then the same on the host and in the container. ``~`` is the home folder, also where no
+        shell has seen to it."""
+        value = os.path.expanduser(self[name])
         if not value and default is not None:
             return default
         return Path(os.path.realpath(CHECKOUT / value))

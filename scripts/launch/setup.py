@@ -12,10 +12,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import IO, Final
 
 from feature_extraction.terminal import run_main
 
+from .checks import last_error
 from .settings import CHECKOUT
 
 LAST_LINES: Final = 15
@@ -63,13 +65,16 @@ def install(command: Sequence[str], progress: Progress, log: IO[str]) -> list[st
 def main(argv: Sequence[str] | None = None) -> int:
     folder = CHECKOUT / (sys.argv[1:] if argv is None else argv)[0]
     print(f"setup: a Python {sys.version_info[0]}.{sys.version_info[1]} environment in {folder}", flush=True)
+    if find_spec("ensurepip") is None:  # Debian and Ubuntu keep it in a package of its own
+        package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
+        print(
+            f"setup: {sys.executable} has no ensurepip: apt-get install {package}, or PYTHON=another", file=sys.stderr
+        )
+        return 1
     made = subprocess.run([sys.executable, "-m", "venv", str(folder)], capture_output=True, text=True, check=False)
     if made.returncode:
-        why = (made.stderr or made.stdout).strip().splitlines() or ["it said nothing"]
-        print(
-            f"setup: {sys.executable} makes no environment ({why[0]}): apt-get install python3-venv, or PYTHON=another",
-            file=sys.stderr,
-        )
+        why = last_error((made.stderr or made.stdout).splitlines()) or "it said nothing"
+        print(f"setup: {sys.executable} makes no environment: {why}: mend that, or PYTHON=another", file=sys.stderr)
         return 1
     constraints = CHECKOUT / "constraints.txt"
     total = sum(1 for line in constraints.read_text(encoding="utf-8").splitlines() if "==" in line)

@@ -20,6 +20,7 @@ from typing import IO, Final
 from feature_extraction import catalog
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED
 from feature_extraction.errors import KitError
+from feature_extraction.terminal import signals_to
 
 from .checks import last_error
 from .jobs import Command, Launcher
@@ -118,12 +119,8 @@ def run(command: Command, stopped_by: list[int]) -> tuple[int, str]:
         stopped_by.append(number)
         process.send_signal(number)
 
-    before = {number: signal.signal(number, stop) for number in FORWARDED}
-    try:
+    with signals_to(stop, *FORWARDED):
         code = process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     reader.join(timeout=5)
     return code, last_error(list(last))
 

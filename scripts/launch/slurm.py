@@ -28,6 +28,11 @@ from .jobs import Launcher
 from .settings import CHECKOUT, Settings
 
 KMEANS: Final = "kmeans"
+MODULES: Final = """\
+# a batch script is no login shell, and may not know what `module` is
+command -v module >/dev/null || . /etc/profile
+module load {modules} || exit 1
+"""
 BEFORE_LIMIT: Final = 120
 """Seconds before its time limit at which a task is told to stop."""
 SCRIPT: Final = """\
@@ -35,7 +40,7 @@ SCRIPT: Final = """\
 {options}
 # Written by `python3 -m scripts.launch --slurm`; `sbatch` takes it as it is.
 unset SLURM_STEP_ID  # of a session of srun's that submitted this: a batch script is no step
-{setup}cd {checkout} || exit 1
+{modules}{setup}cd {checkout} || exit 1
 
 # Of an end that Slurm has decided (preempted, cancelled) every process of the job is told: this shell outlives them.
 trap : TERM
@@ -54,9 +59,13 @@ done
 if [ "$code" = {some_failed} ]; then
     code=0  # some images gave no features: the report beside the file names them, and what follows may begin
 fi
-if [ "$limit" ] && [ "$code" != 0 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
-    echo "the time limit is near: requeued"
-    scontrol requeue "$SLURM_JOB_ID"
+if [ "$limit" ] && [ "$code" != 0 ]; then
+    if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
+        echo "the time limit is near: requeued"
+        scontrol requeue "$SLURM_JOB_ID"
+    else
+        echo "the time limit is near, and {restarts} restarts are enough: submit it again, it goes on from here" >&2
+    fi
 fi
 exit "$code"
 """
@@ -104,7 +113,7 @@ def _text(here: Launcher, cluster: Cluster, job: str, resources: Resources, task
     options += [f"--array=0-{tasks - 1}%{cluster.at_once}"] if tasks else []
     options += ["--requeue", f"--signal=B:USR1@{BEFORE_LIMIT}", "--ntasks=1", *resources.options]
     options += [f"--account={cluster.account}"] if cluster.account else []
-    setup = [f"module load {shlex.join(cluster.modules)}"] if cluster.modules else []
+    modules = MODULES.format(modules=shlex.join(cluster.modules)) if cluster.modules else ""
     given = settings_there(here, cluster, resources)
     python, flags = given.pop("PYTHON", here.settings["PYTHON"]), given.pop("EXTRACT_FLAGS", "")
     words = [shlex.quote(f"{name}={value}") for name, value in given.items()]
@@ -113,7 +122,8 @@ def _text(here: Launcher, cluster: Cluster, job: str, resources: Resources, task
         words.append(f'{shlex.quote(begin)}"$((SLURM_ARRAY_TASK_ID + 1))/{tasks}"')
     return SCRIPT.format(
         options="\n".join(f"#SBATCH {option}" for option in options),
-        setup="".join(f"{line}\n" for line in (*setup, *cluster.setup)),
+        modules=modules,
+        setup="".join(f"{line}\n" for line in cluster.setup),
         checkout=shlex.quote(str(CHECKOUT)),
         command=" ".join([shlex.quote(python), "-m scripts.launch", job, *words]),
         some_failed=EXIT_SOME_FAILED,
@@ -127,11 +137,13 @@ def settings_there(here: Launcher, cluster: Cluster, resources: Resources) -> di
     given.pop("CLUSTER", None)
     if given.get("RUN") in ("apptainer", "charliecloud"):
         # one image for all jobs, also for those that ask for no card
-        target = given.get("TARGET") or ("gpu" if cluster.extract.gpus else "cpu")
+        target = given.get("TARGET") or ("gpu" if cluster.extract.cards else "cpu")
         given["IMAGE"] = Launcher(Settings({**given, "TARGET": target})).image
-    if not resources.gpus:
+    if not resources.cards:
         given["GPUS"] = "0"
         given.pop("TARGET", None)
+    # a node whose cards are not there refuses the job; it would compute on the CPU for days
+    given.setdefault("GPUS", str(resources.cards))
     return given
 
 
@@ -193,15 +205,19 @@ def _submit(
         return "the file is there already"
     before = [_job_before(here, files[name], ids) for name in script.after]
     job = here.extract(files[script.name]) if script.name in files else vocabulary.kmeans(here)
-    for output in job.writes:
-        checks.make_output(output, in_container=False)
-    if script.name in files:
-        job.check()
+    here.prepare(job)
     path = folder / f"{script.name}.sbatch"
     path.write_text(script.text, encoding="utf-8")
     after = ":".join(filter(None, before))
     options = [f"--dependency=afterok:{after}", "--kill-on-invalid-dep=yes"] if after else []
-    done = _ask(["sbatch", "--parsable", *options, path.name], folder)
+    try:
+        done = _ask(["sbatch", "--parsable", *options, path.name], folder)
+    except UsageError as error:
+        if "array" not in str(error):
+            raise
+        raise UsageError(
+            f"{error}: {script.tasks} tasks; fewer by a larger images_per_task (scontrol show config: MaxArraySize)"
+        ) from None
     ids[script.name] = done.strip().partition(";")[0]
     tasks = f", {script.tasks} tasks" if script.name in files else ""
     return f"job {ids[script.name]}{tasks}{', after ' + after.replace(':', ', ') if after else ''}"

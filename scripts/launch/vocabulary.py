@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import checks
 from .jobs import Job, Launcher, paths_after
 
 
@@ -58,14 +59,18 @@ def _job(here: Launcher, name: str, command: Sequence[str], reads: Sequence[Path
     own = [alias] if alias.is_dir() and not alias.is_symlink() else []
 
     def check() -> list[Path]:
+        checks.require_folder(datasets, "make extract-grid, or DATASETS=folder")
+        return here.linked_features()
+
+    def finish() -> None:
         if here.in_image and not alias.exists() and not alias.is_symlink():
             alias.symlink_to(folder.name)  # the container may not write beside it
             if os.geteuid() == 0:
                 status = folder.stat()
                 os.chown(alias, status.st_uid, status.st_gid, follow_symlinks=False)
-        return here.linked_features()
 
     return Job(
         folder="kmeans" if name == "kmeans" else "", command=command, reads=(datasets, *reads),
-        writes=(folder, *writes, *own), check=check, says=f"{name}: {here.settings['KMEANS_SRC']} -> {folder}",
+        writes=(folder, *writes, *own), check=check, finish=finish,
+        says=f"{name}: {here.settings['KMEANS_SRC']} -> {folder}",
     )  # fmt: skip

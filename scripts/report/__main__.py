@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--per_file", "--per-file", type=positive, default=default.per_file, help="images of each file (%(default)s)")
     add("--words", type=numbers, default=(), metavar="N,N", help="words to show besides the largest, median and rarest")
     add("--rows", type=positive, default=default.rows, help="words whose nearest cells are shown (%(default)s)")
-    add("--images", type=Path, action="append", default=[], metavar="DIR", help="images that lie elsewhere; repeat for several folders")  # fmt: skip # noqa: E501
+    add("--images", type=Path, action="append", default=[], metavar="DIR",
+        help="images that lie elsewhere; repeat for several folders")  # fmt: skip
     add("--names", type=Path, help="names of the classes, one a line (objects_vocab.txt in the data folder)")
     add("--vocabulary", metavar="NAME", help="file name of the centroids, where there are several")
     args = parser.parse_args(argv)

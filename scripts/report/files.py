@@ -37,8 +37,9 @@ class FeatureEntry:
     label: str
     """What the k-means calls its source or target: ``mscoco_valid``, or the file's stem."""
     state: str = "missing"
-    """missing, unfinished, damaged or whole."""
+    """missing, failed (no image gave features), unfinished, damaged or whole."""
     why: str = ""
+    """Of a file that is not whole, in words."""
     ids: list[str] = field(default_factory=list)
     """In row order."""
     size: int = 0
@@ -48,6 +49,8 @@ class FeatureEntry:
     failures: list[dict[str, str]] = field(default_factory=list)
     rate: float | None = None
     """Images per second of the run that made it, where the report beside it says."""
+    remark: str = ""
+    """What cannot be told of it."""
 
     @property
     def whole(self) -> bool:
@@ -72,10 +75,13 @@ class FeatureEntry:
 
 
 def entries_in(datasets: Path) -> list[FeatureEntry]:
-    """The 16 files of the catalogue, made or not, and every further feature file beside them."""
-    found = [_entry_of(row, datasets) for row in catalog.feature_files()]
+    """The 16 files of the catalogue, made or not, those of a split together; and every further file beside them."""
+    rows = catalog.feature_files()
+    splits = list(dict.fromkeys(row.split.kmeans_name for row in rows))
+    found = [_entry_of(row, datasets) for row in sorted(rows, key=lambda row: splits.index(row.split.kmeans_name))]
     known = {entry.path.resolve() for entry in found}
-    for path in sorted(datasets.glob("*/features/*.h5")):
+    working = {path.with_name(path.name.removesuffix(".work")) for path in datasets.glob("*/features/*.h5.work")}
+    for path in sorted({*datasets.glob("*/features/*.h5"), *working}):
         if path.resolve() not in known:
             found.append(_further(path, datasets))
     for entry in found:
@@ -107,28 +113,35 @@ def _look_into(entry: FeatureEntry) -> None:
                 entry.spec = entry.spec or _spec_of(file, entry.ids)
                 entry.state = "whole"
         elif work_dir(entry.path).is_dir():
-            entry.state, entry.why = "unfinished", "the same command goes on where it was stopped"
+            entry.state, entry.why = "unfinished", "in the making, or stopped: the same command goes on there"
     except (KitError, *HOSTILE) as error:
-        entry.state, entry.why, entry.ids = "damaged", one_line(error), []
-    entry.failures, entry.rate = _report_beside(entry.path)
+        entry.state, entry.why, entry.ids = "damaged", one_line(error).replace(str(entry.path), entry.name), []
+    _look_beside(entry)
 
 
 def _spec_of(file: h5py.File, ids: list[str]) -> str:
     return Boxes.name if ids and "boxes" in array_names(file, ids[0]) else Grid.name
 
 
-def _report_beside(path: Path) -> tuple[list[dict[str, str]], float | None]:
-    """(images without features, images per second) as the report beside a file tells them."""
-    report = report_path(path)
+def _look_beside(entry: FeatureEntry) -> None:
+    """Fill in what the report of the run says: rate, and images without features."""
+    report = report_path(entry.path)
     try:
         told = bounded.read_json(report)
         failures = [{key: str(f.get(key, "")) for key in ("id", "path", "reason")} for f in told.get("failed", [])]
-        rate = told.get(RATE)
+        images, rate = told.get("images"), told.get(RATE)
     except FileNotFoundError:
-        return [], None
+        return
     except HOSTILE as error:
-        return [{"id": "", "path": str(report), "reason": f"this list cannot be read: {one_line(error)}"}], None
-    return failures, rate if isinstance(rate, float) and np.isfinite(rate) else None
+        beside = f"{Path(entry.name).parent}/{report.name}"
+        entry.remark = f"{beside} cannot be read, which images failed is not known: {one_line(error)}"
+        return
+    if entry.state == "missing":
+        if images or not failures:
+            return  # it is about a file that was taken away
+        entry.state, entry.why = "failed", "no image gave features, so there is no file"
+    entry.failures = failures
+    entry.rate = rate if isinstance(rate, float) and np.isfinite(rate) else None
 
 
 def one_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from feature_extraction.names import printable
 from feature_extraction.storage.store import array_names, array_of, read_array
 
 from .files import HOSTILE, FeatureEntry, Split, one_line, opened, spread
-from .photographs import Photographs, Thumbnail, recorded_path
+from .photographs import Photographs, Thumbnail
 from .words import Postings, Vocabulary
 
 SIDE: Final = 360
@@ -29,6 +30,8 @@ MANY: Final = 200
 SMALL_SIDE: Final = 112
 """Pixels: longer side of the images that are like another."""
 SIMILAR: Final = 5
+REASONS: Final = 5
+"""Reasons of failures that are told with their numbers."""
 MAX_BOXES: Final = 100
 """Boxes drawn of one image."""
 MAX_VALUES: Final = 1 << 24
@@ -131,7 +134,7 @@ def _fill(entry: FeatureEntry, cards: list[Card], photographs: Photographs, side
                 except (KitError, *HOSTILE) as error:
                     card.remarks.append(f"{entry.name}: {one_line(error)}")
                 if card.photograph is None:
-                    path = photographs.path_of(entry, card.image_id) or recorded_path(file, card.image_id)
+                    path = photographs.path_of(entry, card.image_id)
                     card.photograph = None if path is None else Thumbnail(path, side)
     except KitError as error:
         for card in cards:
@@ -195,16 +198,41 @@ def _add_words(
         card.similar.append(Similar(image_id, other.name, common, thumbnail))
 
 
-def failures_shown(entry: FeatureEntry, count: int, photographs: Photographs) -> list[tuple[dict[str, str], Any]]:
-    """The first failures of a file, each with the thumbnail that is asked for of it (None: there is no such file)."""
-    shown = []
-    for failure in entry.failures[:count]:
-        path = _failed_path(entry, failure, photographs)
-        thumbnail = None if path is None else Thumbnail(path, SMALL_SIDE, damaged=True)
-        if thumbnail is not None:
-            photographs.want(thumbnail)
-        shown.append((failure, thumbnail))
-    return shown
+@dataclass
+class Failures:
+    """The images of one file that gave no features."""
+
+    count: int
+    reasons: list[tuple[str, int]]
+    """The most frequent ones, with the number of images."""
+    shown: list[tuple[dict[str, str], Thumbnail | None]]
+    """The first, each with the thumbnail that is asked for (None: there is no such file)."""
+    as_in: str = ""
+    """Name of an earlier file with the same list."""
+
+
+def failures_of(entries: list[FeatureEntry], count: int, photographs: Photographs) -> dict[str, Failures]:
+    """By name of the file; at most ``count`` of each are shown."""
+    found: dict[str, Failures] = {}
+    lists: list[FeatureEntry] = []
+    for entry in entries:
+        if not entry.failures:
+            continue
+        reasons = Counter(failure["reason"] for failure in entry.failures).most_common(REASONS)
+        shown = [(failure, _thumbnail(entry, failure, photographs)) for failure in entry.failures[:count]]
+        same = next((other.name for other in lists if other.failures == entry.failures), "")
+        found[entry.name] = Failures(len(entry.failures), reasons, shown, same)
+        lists.append(entry)
+    return found
+
+
+def _thumbnail(entry: FeatureEntry, failure: dict[str, str], photographs: Photographs) -> Thumbnail | None:
+    path = _failed_path(entry, failure, photographs)
+    if path is None:
+        return None
+    thumbnail = Thumbnail(path, SMALL_SIDE, damaged=True)
+    photographs.want(thumbnail)
+    return thumbnail
 
 
 def _failed_path(entry: FeatureEntry, failure: dict[str, str], photographs: Photographs) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +16,9 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from feature_extraction.class_names import names_in, read_names
 from feature_extraction.config import Boxes, Grid
-from feature_extraction.drawing import edges_of, ink_on, names_in, plates_of, read_names, word_colour
+from feature_extraction.drawing import PALETTE, edges_of, ink_on, plates_of, word_colour
 from feature_extraction.errors import UsageError
 from feature_extraction.names import printable
 from feature_extraction.places import checkpoint_folders
@@ -24,20 +26,24 @@ from kmeans.nearest_cells import Cell
 
 from .compared import ComparedWord, comparison_of
 from .files import FeatureEntry, entries_in, splits_of
-from .gallery import Album, Card, Sample, albums_of, failures_shown
+from .gallery import Album, Card, Failures, Sample, albums_of, failures_of
 from .nearest import Nearest
 from .photographs import CELL_SIDE, CellCut, Photographs, Picture, Thumbnail, as_jpeg
 from .plots import Plots
-from .verdict import verdict, warnings_of
+from .verdict import is_troubling, verdict, warnings_of
 from .vocabulary_rows import WordList, choose_words, word_lists
 from .words import Postings, Vocabulary, chosen, vocabularies_in
 
-FAILURES: Final = 24
+FAILURES: Final = 12
 """Failures of a file that are shown with a thumbnail; their number and the list's place are told of the others."""
 LABELS: Final = 6
 """The best boxes of an image whose labels are written into it, where they do not cover each other."""
-LETTER: Final = 0.66
-"""Width of a letter, in parts of its height: a little more than those of the fonts of browsers."""
+PANEL: Final = (363, 384)
+"""Widest and highest, in CSS pixels, that a photograph is shown ..."""
+LETTERS: Final = 11.5
+"""... and the size of letters in it, in CSS pixels."""
+LETTER: Final = 0.6
+"""Width of a letter, in parts of its size: a little more than those of the fonts of browsers."""
 HERE: Final = Path(__file__).parent
 ABSENT_SIZE: Final = (640, 480)
 """(W, H) of an image that is nowhere, where no box file says more."""
@@ -89,14 +95,14 @@ def page_of(options: PageOptions) -> str:
     splits = splits_of(entries)
     vocabularies, unusable = vocabularies_in(datasets, entries)
     vocabulary = chosen(vocabularies, options.vocabulary)
-    photographs = Photographs(datasets, options.images)
     postings = Postings(vocabulary)
-    albums = albums_of(splits, options.per_file, photographs, vocabulary, postings)
     files = {s.label: s.files[Grid.name] for s in splits if Grid.name in s.files}
-    lists, nearest = _words(options, vocabulary, postings, albums, files, photographs)
-    compared = comparison_of(vocabulary, files, photographs)
-    failures = {e.name: failures_shown(e, FAILURES, photographs) for e in entries if e.failures}
-    photographs.load()
+    with closing(Photographs(datasets, options.images)) as photographs:
+        albums = albums_of(splits, options.per_file, photographs, vocabulary, postings)
+        lists, nearest = _words(options, vocabulary, postings, albums, files, photographs)
+        compared = comparison_of(vocabulary, files, photographs)
+        failures = failures_of(entries, FAILURES, photographs)
+        photographs.load()
     view = _View(photographs, Sprites(), Plots(), names)
     return _render(
         datasets=datasets,
@@ -105,9 +111,10 @@ def page_of(options: PageOptions) -> str:
         warnings=warnings_of(entries, vocabulary) + unusable,
         synthetic=any(e.synthetic for e in entries),
         entries=entries,
-        failures={name: [(f, view.small(t)) for f, t in shown] for name, shown in failures.items()},
+        failures={name: view.failures(found, datasets) for name, found in failures.items()},
         albums=[view.album(album) for album in albums],
         class_names=names is not None,
+        colours=len(PALETTE),
         vocabulary=vocabulary,
         others=[v for v in vocabularies if v is not vocabulary],
         lists=[(words.title, [view.row(row) for row in words.rows]) for words in lists],
@@ -149,9 +156,18 @@ class _View:
     def small(self, thumbnail: Thumbnail | None) -> dict[str, Any]:
         """A small picture: sprite, width and height; no sprite where there is no photograph."""
         picture = Picture(None) if thumbnail is None else self._photographs.get(thumbnail)
-        if picture.image is None:
+        image = picture.image
+        if image is None:
             return {"sprite": "", "w": 4, "h": 3}
-        return {"sprite": self.sprites.add(thumbnail, picture.image, 75), "w": picture.image.width, "h": picture.image.height}  # fmt: skip # noqa: E501
+        return {"sprite": self.sprites.add(thumbnail, image, 75), "w": image.width, "h": image.height}
+
+    def failures(self, failures: Failures, datasets: Path) -> dict[str, Any]:
+        """The images of a file that gave no features, their paths below the data folder."""
+        shown = [
+            {"path": f["path"].removeprefix(f"{datasets}/"), "reason": f["reason"], "small": self.small(thumbnail)}
+            for f, thumbnail in failures.shown
+        ]
+        return {"count": failures.count, "reasons": failures.reasons, "as_in": failures.as_in, "shown": shown}
 
     def album(self, album: Album) -> dict[str, Any]:
         figures = [
@@ -159,7 +175,8 @@ class _View:
             for entry in album.split.files.values()
             for figure in self._sample_plots(entry, album.samples[entry.name])
         ]
-        return {"split": album.split, "cards": [self.card(c) for c in album.cards], "figures": figures}
+        boxed = Boxes.name in album.split.files
+        return {"split": album.split, "cards": [self.card(c) for c in album.cards], "figures": figures, "boxed": boxed}
 
     def card(self, card: Card) -> dict[str, Any]:
         """One image: its photograph, boxes and words in the photograph's own pixels."""
@@ -174,11 +191,12 @@ class _View:
             )
         w, h = size if all(size) else ABSENT_SIZE
         sprite = "" if picture.image is None else self.sprites.add(card.photograph, picture.image)
-        marks, text = card.marks((w, h), self._names), min(w, h) / 20
-        labels = plates_of(marks[:LABELS], (w, h), lambda label: (len(label) * text * LETTER, text * 1.25))
+        pixel = max(w / PANEL[0], h / PANEL[1])
+        marks, text = card.marks((w, h), self._names), LETTERS * pixel
+        labels = plates_of(marks[:LABELS], (w, h), lambda label: ((len(label) * LETTER + 0.8) * text, text * 1.45))
         return {
             "card": card, "w": w, "h": h, "sprite": sprite, "why": picture.why, "marks": marks,
-            "line": max(1.0, min(w, h) / 300), "text": text, "labels": labels,
+            "line": pixel, "text": text, "labels": labels,
             "words": self._cells(card, w, h), "edges": [] if card.words is None else self._edges(card, w, h),
             "similar": [(s, self.small(s.photograph)) for s in card.similar],
             "remarks": card.remarks,
@@ -238,7 +256,8 @@ class _View:
         if lengths.ndim == 3:
             plots.append(self._plots.heat_map(lengths.mean(0), "mean length by cell"))
         if sample.areas:
-            plots.append(self._plots.histogram(np.concatenate(sample.areas), "area of a box, parts of the image", "boxes"))  # fmt: skip # noqa: E501
+            areas = np.concatenate(sample.areas)
+            plots.append(self._plots.histogram(areas, "area of a box, parts of the image", "boxes"))
         return plots
 
 
@@ -263,8 +282,9 @@ def _render(**content: Any) -> str:
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters.update(
-        number=_number, bytes=_bytes, colour=word_colour, ink=ink_on, short=_short, percent=_percent
+        number=_number, bytes=_bytes, colour=word_colour, ink=ink_on, short=_short, percent=_percent, path=_path
     )
+    environment.tests["troubling"] = is_troubling
     style = (HERE / "report.css").read_text(encoding="utf-8")
     script = (HERE / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -291,3 +311,8 @@ def _short(text: Any, limit: int = 300) -> str:
     """At most ``limit`` characters of something from outside."""
     shown = printable(str(text))
     return shown if len(shown) <= limit else shown[: limit - 1] + "\u2026"
+
+
+def _path(text: Any) -> Markup:
+    """The same of a path, which may be broken behind its slashes."""
+    return Markup("/<wbr>").join(map(Markup.escape, _short(text).split("/")))

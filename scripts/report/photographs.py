@@ -25,7 +25,7 @@ from feature_extraction.images.files import MAX_PIXELS, open_regular
 from feature_extraction.images.listing import list_images
 from feature_extraction.images.quiet import quiet_pillow
 from feature_extraction.machine import threads
-from feature_extraction.storage.store import source_of
+from feature_extraction.storage.store import open_features, source_of
 
 from .files import HOSTILE, FeatureEntry
 
@@ -77,6 +77,7 @@ class Photographs:
         self._further_folders = list(further)
         self._further = [{i.id: i.path for i in list_images(folder).images} for folder in self._further_folders]
         self._by_folder: dict[Path, dict[str, Path]] = {}
+        self._opened: dict[str, h5py.File | None] = {}
         self._wanted: defaultdict[Path, set[Thumbnail | CellCut]] = defaultdict(set)
         self._had: dict[Thumbnail | CellCut, Picture] = {}
 
@@ -88,7 +89,23 @@ class Photographs:
         if direct is not None:
             return direct
         places = [*(self._listed(folder, entry) for folder in folders), *self._further]
-        return next((place[image_id] for place in places if image_id in place), None)
+        listed = next((place[image_id] for place in places if image_id in place), None)
+        return listed or self._recorded(entry, image_id)
+
+    def _recorded(self, entry: FeatureEntry, image_id: str) -> Path | None:
+        if entry.name not in self._opened:
+            try:
+                self._opened[entry.name] = open_features(entry.path)
+            except (KitError, *HOSTILE):
+                self._opened[entry.name] = None
+        file = self._opened[entry.name]
+        return None if file is None else recorded_path(file, image_id)
+
+    def close(self) -> None:
+        """Close the feature files that were asked for their images' places."""
+        for file in filter(None, self._opened.values()):
+            file.close()
+        self._opened.clear()
 
     def holds(self, entry: FeatureEntry, path: Path) -> bool:
         """Whether a path lies in one of the folders that are searched: the report beside a file from elsewhere could

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from feature_extraction.class_names import names_in
 from feature_extraction.config import Boxes, Grid
-from feature_extraction.drawing import draw, draw_words, names_in
+from feature_extraction.drawing import draw, draw_words
 from feature_extraction.errors import UsageError
 from feature_extraction.images.decode import decode_image
 from feature_extraction.names import printable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -21,6 +21,8 @@ MARK: Final = "#040506"
 """... and this for its accent."""
 SIZE: Final = (4.6, 2.7)
 """Inches."""
+MARGINS: Final = {"left": 0.15, "right": 0.97, "bottom": 0.18, "top": 0.92}
+"""In parts of a figure whose numbers are short."""
 COLOURS: Final = {INK: "currentColor", MARK: "var(--accent)"}
 SETTINGS: Final[Any] = {
     "svg.fonttype": "none",
@@ -76,8 +78,9 @@ class Plots:
     def histogram(self, values: NDArray[Any], below: str, of: str) -> Markup:
         """How often values occur; ``of``: what is counted."""
         with mpl.rc_context(SETTINGS):
-            figure, axes = _figure(below, of)
-            axes.hist(values, bins=40, color=MARK)
+            figure, axes = _figure(below, of, layout=None)
+            axes.stairs(*np.histogram(values, bins=40), fill=True, color=MARK)
+            axes.set_ylim(bottom=0)
             axes.xaxis.set_major_locator(MaxNLocator(6))
             _whole(axes)
             told = (
@@ -88,8 +91,8 @@ class Plots:
     def heat_map(self, values: NDArray[Any], title: str) -> Markup:
         """A value of each cell of the grid."""
         with mpl.rc_context(SETTINGS):
-            figure = Figure(figsize=SIZE, layout="constrained")
-            axes = figure.subplots()
+            figure = Figure(figsize=SIZE)
+            axes = figure.subplots(gridspec_kw=MARGINS)
             bar = figure.colorbar(axes.imshow(values, cmap="viridis"))
             bar.outline.set_visible(False)
             axes.set_title(title, fontsize=9)
@@ -123,9 +126,10 @@ class Plots:
         return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))
 
 
-def _figure(below: str, left: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.subplots()
+def _figure(below: str, left: str, layout: Literal["constrained"] | None = "constrained") -> tuple[Figure, Axes]:
+    """``constrained``: room for numbers of any length; it lays out and draws twice."""
+    figure = Figure(figsize=SIZE, layout=layout)
+    axes = figure.subplots(gridspec_kw=None if layout else MARGINS)
     axes.set_xlabel(below)
     axes.set_ylabel(left)
     axes.tick_params(width=0.6, length=3)

@@ -3,6 +3,7 @@
   "use strict";
   const panel = document.getElementById("panel");
   const inside = panel.querySelector(".inside");
+  const close = panel.querySelector(".close");
   let origin = null;
 
   const wordOf = (link) => link.getAttribute("href").slice(2);
@@ -26,11 +27,13 @@
       told.textContent = `; on this page ${here.cells} in ${here.images} ${here.images === 1 ? "image" : "images"}`;
       copy.querySelector("h4").append(told);
     }
+    const onward = panel.contains(from);
     inside.replaceChildren(copy);
     panel.hidden = false;
     panel.scrollTop = 0;
     document.body.style.paddingBottom = panel.offsetHeight + "px";
-    if (from && !panel.contains(from)) {
+    if (onward) close.focus(); // the link that was followed is gone
+    else {
       origin = from;
       const under = from.getBoundingClientRect().bottom - panel.getBoundingClientRect().top;
       if (under > 0) window.scrollBy(0, under + 24);
@@ -91,6 +94,11 @@
   });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") hide();
+    // The panel stands at the end of the page; for the Tab key it follows what has opened it.
+    if (event.key === "Tab" && !panel.hidden && origin) {
+      const [from, to] = event.shiftKey ? [close, origin] : [origin, close];
+      if (document.activeElement === from) { event.preventDefault(); to.focus(); }
+    }
     const link = event.key === " " && event.target.closest('a[href^="#w"]');
     if (link && show(wordOf(link), link)) event.preventDefault();
   });

@@ -24,11 +24,18 @@ def verdict(entries: list[FeatureEntry], vocabulary: Vocabulary | None) -> list[
     for state in ("unfinished", "damaged"):
         count = sum(e.state == state for e in entries)
         if count:
-            clauses.append(f"{count} {state}")
+            clauses.append(f"{count} {'file' if count == 1 else 'files'} {state}")
     if any(e.synthetic for e in entries):
         clauses.append("SYNTHETIC weights")
-    clauses.append(f"{sum(len(e.failures) for e in entries):,} failed")
+    if any(e.state != "missing" for e in entries):
+        failed = len({(e.title, f["id"] or f["path"]) for e in entries for f in e.failures})
+        clauses.append(f"{failed:,} {'image' if failed == 1 else 'images'} failed")
     return [*clauses, _of(vocabulary)]
+
+
+def is_troubling(clause: str) -> bool:
+    """Whether a clause of the verdict tells of something to look after."""
+    return clause.endswith("damaged") or (clause.endswith("failed") and not clause.startswith("0 "))
 
 
 def _counts(whole: list[FeatureEntry]) -> list[str]:
@@ -55,7 +62,8 @@ def _of(vocabulary: Vocabulary | None) -> str:
 
 def warnings_of(entries: list[FeatureEntry], vocabulary: Vocabulary | None) -> list[str]:
     """What a reader should know before trusting the files."""
-    told = [f"{e.name} is damaged: {e.why}" for e in entries if e.state == "damaged"]
+    told = [f"damaged: {e.why}" for e in entries if e.state == "damaged"]
+    told += [e.remark for e in entries if e.remark]
     checkpoints = {str(e.made["checkpoint_sha256"]) for e in entries if e.made.get("checkpoint_sha256")}
     if len(checkpoints) > 1:
         told.append(f"the files were made with {len(checkpoints)} different checkpoints: do not use them together")

@@ -32,6 +32,7 @@ from feature_extraction.arguments import Parser, positive
 from feature_extraction.compare import PUBLISHED, Tolerance
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
 from feature_extraction.errors import KitError
+from feature_extraction.images.address import is_address, is_web, shown
 from feature_extraction.names import json_printable, printable
 from feature_extraction.storage import store
 from feature_extraction.storage.files import atomic_write
@@ -40,7 +41,6 @@ from feature_extraction.terminal import run_main
 from .evidence import Findings
 from .files import ERRORS, Pair, compare_files, opened, pairs, told
 from .options import Options
-from .remote import is_url
 from .report import Result, json_of, text_of
 from .verdict import Verdict, judge
 
@@ -149,8 +149,8 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.remote:
         args.published = catalog.FEATURES_BASE_URL
-    if "://" in args.published and not is_url(args.published):
-        parser.error(f"--published {printable(args.published)}: an address begins with http:// or https://")
+    if is_address(args.published) and not is_web(args.published):
+        parser.error(f"--published {shown(args.published)}: an address begins with http:// or https://")
     if args.json is not None and not args.json.absolute().parent.is_dir():
         parser.error(f"--json {printable(args.json)}: its folder does not exist")
     return args

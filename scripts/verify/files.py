@@ -16,12 +16,13 @@ from feature_extraction import catalog
 from feature_extraction.compare import Tolerance, problems_of_form
 from feature_extraction.config import Boxes, Grid, Spec
 from feature_extraction.errors import DownloadError, StoreError
+from feature_extraction.images.address import is_address, shown
 from feature_extraction.names import printable
 from feature_extraction.progress import Progress
 from feature_extraction.storage import store
 
 from .evidence import Findings, look
-from .remote import RemoteFile, Traffic, is_url
+from .remote import RemoteFile, Traffic
 
 REMOTE_SAMPLE: Final = 100
 """Images of a file that is read where it lies, unless another number is asked for: 0.6 MB each."""
@@ -48,9 +49,9 @@ def pairs(ours: Path, published: str) -> list[Pair]:
     found = [Pair(mine, theirs) for file in catalog.feature_files()
              if (mine := file.path(ours)).is_file() and (theirs := _counterpart(file, mine, published))]  # fmt: skip
     if not found:
-        way_out = "make extract-all" if is_url(published) else "make download-features, and make extract-all"
+        way_out = "make extract-all" if is_address(published) else "make download-features, and make extract-all"
         raise StoreError(
-            f"no feature file is in both {printable(ours)} and {printable(published)}: {way_out}; or --ours FILE "
+            f"no feature file is in both {printable(ours)} and {shown(published)}: {way_out}; or --ours FILE "
             "--published FILE"
         )
     return found
@@ -64,14 +65,12 @@ def _published_of(ours: Path, published: str) -> str:
     known = [file for file in catalog.feature_files() if mine.parts[-3:] == file.path(Path()).parts]
     theirs = _counterpart(known[0], mine, published) if known else None
     if theirs is None:
-        raise StoreError(
-            f"no published file for {printable(ours)} in {printable(published)}: --published FILE names it"
-        )
+        raise StoreError(f"no published file for {printable(ours)} in {shown(published)}: --published FILE names it")
     return theirs
 
 
 def _counterpart(file: catalog.FeatureFile, mine: Path, published: str) -> str | None:
-    if is_url(published):
+    if is_address(published):
         return f"{published.rstrip('/')}/{file.published_name}"
     # the published downloads call NLVR2's folder so, the scripts nlvr2
     folders = [Path(published) / folder for folder in (file.data.folder, file.data.published_folder)]
@@ -92,7 +91,7 @@ class Opened:
 @contextmanager
 def opened(published: str) -> Iterator[Opened]:
     """A published file, local or remote. Raises StoreError, DownloadError."""
-    if not is_url(published):
+    if not is_address(published):
         with store.open_features(Path(published)) as file:
             yield Opened(file)
         return

@@ -13,9 +13,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 from feature_extraction.errors import DownloadError
+from feature_extraction.images.address import is_web, shown, without_secrets
 from feature_extraction.names import printable
 
 BLOCK: Final = 8 << 10
@@ -44,20 +44,16 @@ class Traffic:
     """Of the bodies."""
 
 
-def is_url(place: str) -> bool:
-    return place.startswith(("http://", "https://"))
-
-
 class RemoteFile(io.RawIOBase):
     """A file behind ``http://`` or ``https://``: a ``storage.stream.Stream``. Raises DownloadError and its way out."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
+        if not is_web(url):
+            raise DownloadError(f"{shown(url)}: only http(s) is read in pieces: give a signed https address of it")
         errors, system = _libraries()
         self._errors: tuple[type[Exception], ...] = (Retry, *errors)
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]  # a password is not printed
-        self.name = printable(urlunsplit((parts.scheme, host, parts.path, "", "")))
+        self.name = shown(url)
         self.traffic = Traffic()
         self.failure: DownloadError | None = None
         """Why reading ended: HDF5 tells it in its own words, if at all."""
@@ -134,7 +130,7 @@ class RemoteFile(io.RawIOBase):
                 try:
                     return ask()
                 except self._errors as error:
-                    last = printable(" ".join(f"{error}".split())[:200]) or type(error).__name__
+                    last = without_secrets(str(error))[:200] or type(error).__name__
             raise self._error(f"could not be read in {TRIES} tries ({last}): try later, or make download-features")
         except DownloadError as error:
             self.failure = error

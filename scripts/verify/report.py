@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from feature_extraction.compare import quantiles
+from feature_extraction.images.address import shown
 from feature_extraction.names import printable
 
 from .evidence import MOST_LISTED, Evidence, Findings, counted
@@ -47,7 +48,7 @@ def text_of(result: Result, worst: int) -> str:
     if result.error:
         return f"{pair.name}: WRONG: {result.error}"
     word = "ok" if verdict.ok else "WRONG"
-    lines = [f"{pair.name}: {word}, {counted(len(found.evidence))} compared with {printable(pair.published)}"]
+    lines = [f"{pair.name}: {word}, {counted(len(found.evidence))} compared with {shown(pair.published)}"]
     lines += [f"    {level!s:18}{count:8}" for level, count in found.levels.items() if count]
     for name, title in TITLES.items():
         if values := quantiles(found.differences, name, SHARES):
@@ -99,7 +100,7 @@ def _pair_json(result: Result) -> dict[str, Any]:
     found, verdict = result.found, result.verdict
     return {
         "ours": printable(result.pair.ours),
-        "published": printable(result.pair.published),
+        "published": shown(result.pair.published),
         "ok": verdict.ok,
         "verdict": verdict.sentence,
         "causes": [cause.name for cause in verdict.causes],

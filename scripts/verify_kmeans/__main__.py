@@ -39,10 +39,14 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--ours", type=Path, metavar="FILE", help="our centroids (those below cluster_centroids/ of the data folder)")
     add("--theirs", type=Path, metavar="FILE", help="theirs: .npy, or X-LXMERT's weights (x-lxmert/Epoch20_LXRT.pth)")
-    add("--tensor", metavar="NAME", help="which tensor of the weights holds the centroids (NAME ending in vis_emb.weight)")  # fmt: skip # noqa: E501
-    add("--rows", default=default.src, metavar="NAME", help="features to try both on: a name of run_kmeans.py or an .h5 file (%(default)s)")  # fmt: skip # noqa: E501
-    add("--sample", type=int, default=1000, metavar="N", help="about this many images of it, evenly spread; 0: all (%(default)s)")  # fmt: skip # noqa: E501
-    add("--objective", type=float, default=0.01, metavar="PART", help="how far the objectives may be apart (%(default)s)")  # fmt: skip # noqa: E501
+    add("--tensor", metavar="NAME",
+        help="which tensor of the weights holds the centroids (NAME ending in vis_emb.weight)")  # fmt: skip
+    add("--rows", default=default.src, metavar="NAME",
+        help="features to try both on: a name of run_kmeans.py or an .h5 file (%(default)s)")  # fmt: skip
+    add("--sample", type=int, default=1000, metavar="N",
+        help="about this many images of it, evenly spread; 0: all (%(default)s)")  # fmt: skip
+    add("--objective", type=float, default=0.01, metavar="PART",
+        help="how far the objectives may be apart (%(default)s)")  # fmt: skip
     add("--share", type=float, default=0.0, metavar="PART", help="least share of rows in matched words (%(default)s)")
     add("--output", type=Path, metavar="FILE.json", help="(beside our centroids, as NAME.npy.compared.json)")
     add("--grid_size", type=positive, default=default.grid_size, metavar="G", help="cells per side (%(default)s)")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,26 +20,20 @@ import torch
 from feature_extraction.detector import boxes as box_ops
 from feature_extraction.errors import StoreError
 from feature_extraction.progress import Progress
-from feature_extraction.storage import files, store
-from feature_extraction.storage.assemble import read_back, write_features
+from feature_extraction.storage import derive, store
 from feature_extraction.storage.bounded import read_json
-from feature_extraction.storage.source import Source
-from feature_extraction.storage.stored import InFile
+from feature_extraction.storage.source import Source, stamp_of
 
 CLIPPED: Final = "clipped"
 """Attribute of a file: its boxes were clipped."""
-MADE_OF: Final = "clipped_from"
-"""Attribute of a file: name, size and time of each file that it was made of, as JSON."""
-OF_ONE_FILE: Final = frozenset(("dataset", "split", "images", "failed"))
-"""Attributes that may differ between files that are put together; those that do are left out."""
 DECIDES: Final = ("kind", "num_boxes", "checkpoint_sha256", "precision", "engine")
+"""Attributes in which files that are put together may not differ; the published files have none."""
 Arrays = dict[str, Any]
 
 
-def stamps(parts: Mapping[str, Path]) -> list[list[Any]]:
-    """What ``MADE_OF`` says of files now: name, size and time of each. Raises OSError."""
-    stats = {name: path.stat() for name, path in parts.items()}
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()]
+def stamps(parts: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """What a file made of these says of them. Raises OSError."""
+    return [stamp_of(path, name) for name, path in parts.items()]
 
 
 def is_outdated(path: Path, parts: Mapping[str, Path]) -> bool:
@@ -48,45 +42,38 @@ def is_outdated(path: Path, parts: Mapping[str, Path]) -> bool:
     try:
         with store.open_features(path) as file:
             attributes = store.provenance(file)
-        said = json.loads(str(attributes[MADE_OF])) if attributes.get(CLIPPED) else None
-        names = [name for name, _, _ in said or ()]
+        said = json.loads(str(attributes[derive.DERIVED]))["of"] if attributes.get(CLIPPED) else None
+        names = [one["name"] for one in said or ()]
     except (StoreError, ValueError, KeyError, TypeError):
         return False
     return said is not None and said != stamps(parts) and all(name in parts for name in names)
 
 
 def clip(path: Path, sources: Mapping[str, Path], only: Mapping[str, Path], label: str) -> str:
-    """Write the empty file ``path``, synced and read back: the images of all sources (name -> path), the first that
-    has an image giving it, or of them those that ``only``, one annotation file or none, names. Returns what it holds.
-    Raises StoreError, OSError."""
+    """Write the file ``path``, whatever is there: the images of all sources (name -> path), the first that has an image
+    giving it, or of them those that ``only``, one annotation file or none, names. Returns what it holds. Raises
+    StoreError, OSError."""
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(store.open_features(source)) for source in sources.values()]
-        attributes = {**_common([store.provenance(file) for file in opened], list(sources)), CLIPPED: True}
-        attributes[MADE_OF] = json.dumps(stamps({**sources, **only}))
+        made = [store.provenance(file) for file in opened]
+        _refuse_other_making(made, list(sources))
+        said = derive.derived("clip", stamps({**sources, **only}))
         where: dict[str, h5py.File] = {}
         for file in reversed(opened):
             where |= dict.fromkeys(store.image_ids(file), file)
         ids = sorted(where.keys() & _named_by(only) if only else where, key=str.encode)
         if not ids:
             raise StoreError(f"{', '.join(sources)}: no image in them{''.join(f' that {name} names' for name in only)}")
-        size = sum(source.stat().st_size for source in sources.values())
-        files.check_room(path.parent, size * len(ids) // len(where), path.name)
-        progress = Progress(len(ids), label)
-        try:
-            written = write_features(path, _images(where, ids, progress), {**attributes, "images": len(ids)})
-        finally:
-            progress.close()
-        read_back(path, written)
+        images = ((image_id, *_clipped(where[image_id], image_id)) for image_id in ids)
+        attributes = {**derive.joined(made), CLIPPED: True, derive.DERIVED: said}
+        with contextlib.closing(Progress(len(ids), label)) as bar:
+            derive.write_whole(path, images, len(ids), attributes, lambda done, _: bar.advance(done - bar.now, 0))
     return f"{len(ids):,} image{'s' * (len(ids) != 1)} of {' and '.join(sources)}, boxes clipped"
 
 
-def _images(
-    where: Mapping[str, h5py.File], ids: Sequence[str], progress: Progress
-) -> Iterator[tuple[str, Arrays, Source | None]]:
-    for image_id in ids:
-        stored = InFile(where[image_id], image_id)
-        yield image_id, clipped(stored.read(), f"{where[image_id].filename}: image {image_id!r}"), stored.source
-        progress.advance(1, 0)
+def _clipped(file: h5py.File, image_id: str) -> tuple[Arrays, Source | None]:
+    arrays, source = derive.read(file, image_id)
+    return clipped(arrays, f"{file.filename}: image {image_id!r}"), source
 
 
 def clipped(arrays: Arrays, name: str) -> Arrays:
@@ -100,18 +87,16 @@ def clipped(arrays: Arrays, name: str) -> Arrays:
     return {**arrays, "boxes": inside.numpy()}
 
 
-def _common(attributes: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """What all files say of their making. Raises StoreError if they should not be put together."""
-    first = attributes[0]
-    for other, name in zip(attributes[1:], names[1:], strict=True):
+def _refuse_other_making(made: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Raise StoreError if the files should not be put together."""
+    first = made[0]
+    for other, name in zip(made[1:], names[1:], strict=True):
         differ = [key for key in DECIDES if key in first and key in other and first[key] != other[key]]
         differ += ["synthetic_weights"] * (bool(first.get("synthetic_weights")) != bool(other.get("synthetic_weights")))
         if differ:
             raise StoreError(
                 f"{names[0]} and {name} were made differently ({', '.join(differ)}): make one of them again"
             )
-    shared = {key: value for key, value in first.items() if all(other.get(key) == value for other in attributes)}
-    return {"schema_version": store.SCHEMA_VERSION, **shared}
 
 
 def _named_by(only: Mapping[str, Path]) -> set[str]:

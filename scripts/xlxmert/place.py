@@ -5,10 +5,9 @@ Standard library only; ``clip`` is loaded where box files are made.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -192,7 +191,7 @@ def _real(path: Path) -> str:
 
 
 def _copy(path: Path, source: Path, name: str) -> str:
-    with _whole(path) as temporary, source.open("rb") as original, temporary.open("r+b") as copy:
+    with files.making(path) as temporary, source.open("rb") as original, temporary.open("r+b") as copy:
         files.check_room(path.parent, source.stat().st_size, path.name)
         shutil.copyfileobj(original, copy, files.BLOCK)
     return f"a copy of {name}"
@@ -203,23 +202,4 @@ def _clip(path: Path, how: Clipped, parts: Mapping[str, Path]) -> str:
 
     sources = {name: part for name, part in parts.items() if name != how.only}
     only = {name: part for name, part in parts.items() if name == how.only}
-    with _whole(path) as temporary:
-        return clip(temporary, sources, only, printable(path.name))
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """An empty file to write, which becomes ``path`` when the block ends well. What a killed run left of it is begun
-    anew; raises StoreError where another one is writing it now."""
-    temporary = path.with_name(f".{path.name[:200]}.making")
-    with files.exclusive(temporary, busy=f"another process is making {path} right now: wait for it") as held:
-        try:
-            held.truncate(0)
-            yield temporary
-            files.sync_file(temporary)
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-    files.sync_folder(path.parent)
+    return clip(path, sources, only, printable(path.name))

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,12 @@ def program_of(name: str, step: str | int) -> tuple[Program, shim.Fault | None]:
 
 
 def warm(scenario: str) -> None:
-    """Load what the scenario's programs load."""
+    """Load what the scenario's programs load, once for all children."""
     if scenario.startswith("k-means"):
-        import kmeans.cli  # noqa: F401 (loaded once, for all children)
-        import kmeans.pipeline  # noqa: F401
+        import_module("kmeans.cli")
+        import_module("kmeans.pipeline")
     if scenario.startswith(("download", "unpack")):
-        import scripts.download.__main__  # noqa: F401
+        import_module("scripts.download.__main__")
 
 
 def run(program: Program, folder: Path, base_url: str, fault: shim.Fault | None, notes: Path) -> None:

@@ -87,7 +87,7 @@ def test_any_folder(configured) -> None:
         (["--precision", "fp16"], "did you mean 'float16'?"),
         (["--batchsize", "4"], "no flag --batchsize; did you mean --batch_size?"),
         (["--imsize", "100"], "multiple of 32"),
-        (["--grid_size", "0"], "not positive"),
+        (["--grid_size", "0"], "expected a whole number from 1"),
         (["--shard", "5/4"], "1 to n"),
         (["--shard", "half"], "i/n"),
         (["--backbone", "resnet"], "no 'resnet'; known: maskrcnn"),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from feature_extraction import drawing
+from feature_extraction.class_names import NAMES_FILE, names_in, read_names
 from feature_extraction.drawing import (
     PALETTE,
     draw,
@@ -21,7 +22,6 @@ from feature_extraction.drawing import (
     ink_on,
     marks_of,
     plates_of,
-    read_names,
 )
 from feature_extraction.errors import ImageError, UsageError
 
@@ -29,15 +29,23 @@ GRAY = np.full((100, 200, 3), 128, np.uint8)
 # What eyes without red-sensing or green-sensing cones see of linear RGB (Machado et al. 2009, severity 1).
 PROTAN = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
 DEUTAN = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+TO_LMS = [
+    [0.41222147, 0.53633254, 0.05144599],
+    [0.2119035, 0.68069955, 0.10739696],
+    [0.08830246, 0.28171884, 0.6299787],
+]
+TO_LAB = [
+    [0.21045426, 0.79361779, -0.00407205],
+    [1.9779985, -2.4285922, 0.4505937],
+    [0.02590404, 0.78277177, -0.80867577],
+]
 
 
 def oklab(colours: list[str], eyes: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, 3): where these eyes see the colours, in a space whose distances are about those that are perceived."""
     rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in colours])
     linear = np.clip(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ eyes.T, 0, 1)
-    to_lms = [[0.41222147, 0.53633254, 0.05144599], [0.2119035, 0.68069955, 0.10739696], [0.08830246, 0.28171884, 0.6299787]]  # fmt: skip # noqa: E501
-    to_lab = [[0.21045426, 0.79361779, -0.00407205], [1.9779985, -2.4285922, 0.4505937], [0.02590404, 0.78277177, -0.80867577]]  # fmt: skip # noqa: E501
-    return np.cbrt(linear @ np.array(to_lms).T) @ np.array(to_lab).T
+    return np.cbrt(linear @ np.array(TO_LMS).T) @ np.array(TO_LAB).T
 
 
 @pytest.mark.parametrize("eyes", [np.eye(3), np.array(PROTAN), np.array(DEUTAN)], ids=["all", "no red", "no green"])
@@ -53,6 +61,19 @@ def test_a_word_has_one_colour_in_every_picture() -> None:
     other = np.asarray(draw_words(light, np.full((2, 2), 17), opacity=1.0))
     assert "#{:02x}{:02x}{:02x}".format(*one[30, 30]) == drawing.word_colour(17)
     assert (one == other).all()
+
+
+@pytest.mark.parametrize(("eyes", "least"), [(np.eye(3), 0.65), (np.array(PROTAN), 0.45), (np.array(DEUTAN), 0.35)])
+def test_a_word_is_known_again_over_light_and_dark(eyes: NDArray[np.float64], least: float) -> None:
+    """Of 16 words so many look, over dark and light parts, more like themselves over gray than like any other."""
+    words = np.arange(16)
+    tinted = [
+        draw_words(np.full((4, 4, 3), level, np.uint8), words, lines=False).get_flattened_data()
+        for level in (40, 128, 216)
+    ]
+    dark, gray, light = (oklab(["#{:02x}{:02x}{:02x}".format(*p) for p in pixels], eyes) for pixels in tinted)
+    away = np.linalg.norm(np.concatenate([dark, light])[:, None] - gray[None], axis=-1)
+    assert (away.argmin(1) == np.tile(words, 2)).mean() >= least
 
 
 def test_each_cell_has_the_colour_of_its_word() -> None:
@@ -79,10 +100,12 @@ def test_numbers_are_written_into_cells() -> None:
     assert {(int(y) // 50, int(x) // 100) for y, x in changed} == {(0, 0), (0, 1), (1, 0), (1, 1)}
 
 
-@pytest.mark.parametrize("ids", [[], [1, 2, 3], [[1, 2]], [[-1, 2], [3, 4]], [[0.5, 1], [2, 3]], [[[1]]]], ids=repr)
+@pytest.mark.parametrize(
+    "ids", [[], [1, 2, 3], [[1, 2]], [[-1, 2], [3, 4]], [[0.5, 1], [2, 3]], [[[1]]], [[1], [2, 3]]], ids=repr
+)
 def test_words_that_are_no_grid_are_refused(ids: object) -> None:
-    with pytest.raises(UsageError, match=r"expected whole numbers from 0, \(g, g\)"):
-        draw_words(GRAY, ids)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"expected whole numbers from 0, \(g, g\)|rows of different lengths"):
+        draw_words(GRAY, ids)
 
 
 def test_more_cells_than_pixels_are_drawn() -> None:
@@ -127,7 +150,8 @@ def test_labels_say_class_and_score() -> None:
 
 
 def test_labels_stay_inside_the_picture() -> None:
-    picture = draw(GRAY, [[0, 0, 200, 100], [150, 95, 200, 100], [195, 0, 200, 3]], ("a long name of a class",) * 3, obj_id=[0, 1, 2])  # fmt: skip # noqa: E501
+    boxes = [[0, 0, 200, 100], [150, 95, 200, 100], [195, 0, 200, 3]]
+    picture = draw(GRAY, boxes, ("a long name of a class",) * 3, obj_id=[0, 1, 2])
     assert picture.size == (200, 100)
     tiny = draw(np.zeros((4, 3, 3), np.uint8), [[0, 0, 3, 4]], ("name",), obj_id=[0])
     assert tiny.size == (3, 4)
@@ -142,10 +166,34 @@ def test_a_label_covers_no_better_one() -> None:
     assert plates_of(marks_of(boxes, (200, 100)), (200, 100), lambda text: (5, 12)) == []  # no class, no label
 
 
-@pytest.mark.parametrize("boxes", [[1, 2, 3, 4], [[1, 2, 3]], [[1, 2, np.nan, 4]], [[1, 2, np.inf, 4]]], ids=repr)
+@pytest.mark.parametrize(
+    "boxes",
+    [[1, 2, 3, 4], [[1, 2, 3]], [[1, 2, np.nan, 4]], [[1, 2, np.inf, 4]], None, "abc", [object()], [[1], [2, 3]]],
+    ids=repr,
+)  # fmt: skip
 def test_boxes_that_are_none_are_refused(boxes: object) -> None:
-    with pytest.raises(UsageError, match="expected finite numbers"):
+    with pytest.raises(UsageError, match=r"expected what boxes\(\) found in one image, or finite|rows of different"):
         draw(GRAY, boxes)
+
+
+@pytest.mark.parametrize("image", [None, 3, [[1, 2], [3, 4]], b"x.jpg"], ids=repr)
+def test_what_can_be_no_image_is_said_so(image: object) -> None:
+    for picture in (lambda: draw(image, []), lambda: draw_words(image, [[1]])):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"image is of type .*: expected a path, a PIL image or a uint8 array"):
+            picture()
+
+
+def test_names_may_be_a_file(tmp_path: Path) -> None:
+    path = tmp_path / NAMES_FILE
+    path.write_text("cup\nspoon,fork\n")
+    for names in (path, str(path), ["cup", "spoon"]):
+        assert marks_of([[0, 0, 9, 9]], (10, 10), names, obj_id=[1])[0].label == "spoon"
+
+
+@pytest.mark.parametrize("opacity", [-0.1, 1.1, float("nan")])
+def test_an_opacity_is_a_part(opacity: float) -> None:
+    with pytest.raises(UsageError, match="expected 0 to 1"):
+        draw_words(GRAY, [[1]], opacity=opacity)
 
 
 def test_columns_of_another_length_are_refused() -> None:
@@ -181,11 +229,11 @@ def test_the_ink_is_readable_on_every_colour() -> None:
 
 
 def test_names_of_classes(tmp_path: Path) -> None:
-    path = tmp_path / drawing.NAMES_FILE
+    path = tmp_path / NAMES_FILE
     path.write_bytes("yolk\nstop sign,stopsign\nca\x1bt\nŻubr\n".encode())
     assert read_names(path) == ("yolk", "stop sign", "ca\\x1bt", "Żubr")
-    assert drawing.names_in(tmp_path / "none", tmp_path) == read_names(path)
-    assert drawing.names_in(tmp_path / "none") is None
+    assert names_in(tmp_path / "none", tmp_path) == read_names(path)
+    assert names_in(tmp_path / "none") is None
     path.write_bytes(b"\x89HDF\0")
     with pytest.raises(UsageError, match="no text file"):
         read_names(path)

@@ -12,14 +12,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import torch
 from helpers.common import DATA, photograph
 from PIL import Image
 
 from feature_extraction import pipeline
 from feature_extraction.config import Boxes, ExtractConfig, GivenBoxes
-from feature_extraction.detector.build import Detector, load_detector
-from feature_extraction.detector.files import find_checkpoint
+from feature_extraction.detector.build import Detector
 from feature_extraction.errors import ImageError, StoreError, UsageError
 from feature_extraction.features import computation_of, compute
 from feature_extraction.given import open_boxes
@@ -142,12 +140,6 @@ def test_a_pickled_array_is_refused_and_not_executed(tmp_path: Path, monkeypatch
 
 
 # --- pooled ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_checkpoint: Path) -> Detector:
-    files = find_checkpoint(tiny_checkpoint)
-    return load_detector(files, engine="native", device=torch.device("cpu"), precision="float32")
 
 
 def pooled(detector: Detector, spec: GivenBoxes, image: str) -> dict[str, Any]:

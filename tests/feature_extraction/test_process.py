@@ -1,14 +1,12 @@
-"""Real processes: the published commands, killed, doubled, split and fed with bad images."""
+"""Real processes: the published commands, doubled, split, told to stop and fed with bad images."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,98 +15,13 @@ import h5py
 import numpy as np
 import pytest
 from helpers import bad_images
-from helpers.common import ROOT, finish, photograph
-from PIL import Image
+from helpers.common import ROOT, finish
+from helpers.forking import Forks
+from helpers.process_runs import assert_equal, contents, crops, grid_command, wait_for_features
 
 from feature_extraction.storage.store import image_ids, open_features, work_dir
 
 Command = Callable[..., subprocess.Popen[str]]
-
-
-def crops(folder: Path, count: int, pattern: str = "COCO_val2014_{:012d}.png", size: int = 48) -> None:
-    """``count`` different small images."""
-    folder.mkdir(parents=True)
-    astronaut = photograph("astronaut")
-    for i in range(count):
-        y, x = (37 * i) % (512 - size), (61 * i) % (512 - size)
-        Image.fromarray(astronaut[y : y + size, x : x + size + 8 * (i % 3)]).save(folder / pattern.format(i))
-
-
-def contents(path: Path) -> dict[str, np.ndarray]:
-    with open_features(path) as file:
-        return {f"{i}/{name}": file[i][name][()] for i in image_ids(file) for name in file[i]}
-
-
-def assert_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
-    assert a.keys() == b.keys()
-    for key in a:
-        assert a[key].dtype == b[key].dtype
-        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
-
-
-@pytest.fixture(scope="module")
-def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data") / "COCO"
-    crops(root / "images/val2014", 240)
-    return root
-
-
-def grid_command(coco: Path, checkpoint: Path, output: Path) -> list[object]:
-    # 64 x 64 pixels keep an image at some 20 ms, so that kills fall into every phase of a run
-    flags = ["--cocoroot", coco, "--checkpoint_dir", checkpoint, "--device", "cpu", "--imsize", 64, "--output", output]
-    return ["coco_extract_grid_feature.py", "--split", "valid", *flags]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(coco: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    output = tmp_path_factory.mktemp("whole") / "f.h5"
-    subprocess.run(
-        [sys.executable, *map(str, grid_command(coco, tiny_checkpoint, output))],
-        cwd=ROOT / "feature_extraction", check=True, capture_output=True,
-    )  # fmt: skip
-    return contents(output)
-
-
-def test_fifty_kills_lose_nothing(
-    coco: Path, tiny_checkpoint: Path, uninterrupted: dict, tmp_path: Path, command: Command
-) -> None:
-    """kill -9 at random instants of start-up, extraction and assembly; each next run goes on."""
-    output = tmp_path / "f.h5"
-    seed = int(os.environ.get("KILL_SEED", time.time_ns() % 10**6))
-    print("KILL_SEED", seed)
-    rng = random.Random(seed)
-    kills, grew = 0, []
-    part = work_dir(output) / "part-00000-of-00001.log"
-
-    def size() -> int:
-        try:
-            return part.stat().st_size
-        except FileNotFoundError:
-            return 0
-
-    while kills < 50:
-        process = command(*grid_command(coco, tiny_checkpoint, output))
-        if kills % 10 == 0:  # some while it still starts
-            time.sleep(rng.uniform(0.05, 2.0))
-        else:
-            before, deadline = size(), time.monotonic() + 60
-            while size() <= before and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.005)
-            time.sleep(rng.uniform(0, 0.12))
-        process.send_signal(signal.SIGKILL)
-        returncode = process.wait()
-        kills += 1
-        if returncode == 0:  # it was through before the kill: start anew
-            assert_equal(contents(output), uninterrupted)
-            output.unlink()
-        grew.append(size())
-        if output.exists():  # whole whenever it is there
-            assert_equal(contents(output), uninterrupted)
-    assert len(set(grew)) > 15  # the runs did go on from one another
-    returncode, printed = finish(command(*grid_command(coco, tiny_checkpoint, output)))
-    assert returncode == 0, printed
-    assert_equal(contents(output), uninterrupted)
-    assert not work_dir(output).exists()
 
 
 def test_torchrun_with_two_processes_makes_the_same_file(
@@ -160,46 +73,40 @@ def test_a_dead_rank_leaves_a_run_that_resumes(
 
 
 def test_shards_of_a_job_array(
-    coco: Path, tiny_checkpoint: Path, uninterrupted: dict, tmp_path: Path, command: Command
+    coco: Path, tiny_checkpoint: Path, uninterrupted: dict, tmp_path: Path, forks: Forks
 ) -> None:
     output = tmp_path / "f.h5"
     for shard in ("2/3", "1/3", "3/3"):
-        returncode, printed = finish(command(*grid_command(coco, tiny_checkpoint, output), "--shard", shard))
+        returncode, printed = finish(forks.start(*grid_command(coco, tiny_checkpoint, output), "--shard", shard))
         assert returncode == 0, printed
     assert_equal(contents(output), uninterrupted)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_cleanly_and_says_how_to_go_on(
-    coco: Path, tiny_checkpoint: Path, uninterrupted: dict, tmp_path: Path, command: Command, number: signal.Signals
+    coco: Path, tiny_checkpoint: Path, uninterrupted: dict, tmp_path: Path, forks: Forks, number: signal.Signals
 ) -> None:
     output = tmp_path / "f.h5"
-    process = command(*grid_command(coco, tiny_checkpoint, output))
-    part = work_dir(output) / "part-00000-of-00001.log"
-    while not part.exists() or part.stat().st_size < 100_000:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+    process = forks.start(*grid_command(coco, tiny_checkpoint, output))
+    wait_for_features(process, output)
     process.send_signal(number)
     returncode, printed = finish(process)
     assert returncode == 128 + number, printed
     assert "The same command goes on from here" in printed
     assert not output.exists()
-    returncode, printed = finish(command(*grid_command(coco, tiny_checkpoint, output)))
+    returncode, printed = finish(forks.start(*grid_command(coco, tiny_checkpoint, output)))
     assert returncode == 0, printed
     assert_equal(contents(output), uninterrupted)
 
 
 def test_a_second_run_on_the_same_output_stops(
-    coco: Path, tiny_checkpoint: Path, uninterrupted: dict, tmp_path: Path, command: Command
+    coco: Path, tiny_checkpoint: Path, uninterrupted: dict, tmp_path: Path, forks: Forks
 ) -> None:
     output = tmp_path / "f.h5"
-    first = command(*grid_command(coco, tiny_checkpoint, output))
-    part = work_dir(output) / "part-00000-of-00001.log"
-    while not part.exists() or part.stat().st_size < 100_000:
-        assert first.poll() is None, first.communicate()
-        time.sleep(0.01)
+    first = forks.start(*grid_command(coco, tiny_checkpoint, output))
+    wait_for_features(first, output)
     first.send_signal(signal.SIGSTOP)  # it cannot end before the second has looked
-    returncode, printed = finish(command(*grid_command(coco, tiny_checkpoint, output)))
+    returncode, printed = finish(forks.start(*grid_command(coco, tiny_checkpoint, output)))
     first.send_signal(signal.SIGCONT)
     assert returncode == 1, printed
     assert "another run is making f.h5" in printed
@@ -208,7 +115,7 @@ def test_a_second_run_on_the_same_output_stops(
 
 
 def test_a_full_disk_keeps_what_was_computed(
-    coco: Path, tiny_checkpoint: Path, uninterrupted: dict, tmp_path: Path, command: Command
+    coco: Path, tiny_checkpoint: Path, uninterrupted: dict, tmp_path: Path, forks: Forks
 ) -> None:
     """A real full file system: a small tmpfs, whose free space other data eat up while the run goes on."""
     mount = tmp_path / "small"
@@ -223,11 +130,8 @@ def test_a_full_disk_keeps_what_was_computed(
     assert result.returncode == 0, f"this test mounts a tmpfs and needs to run as root: {result.stderr}"
     try:
         output = mount / "f.h5"
-        process = command(*grid_command(coco, tiny_checkpoint, output))
-        part = work_dir(output) / "part-00000-of-00001.log"
-        while not part.exists() or part.stat().st_size < 100_000:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.005)
+        process = forks.start(*grid_command(coco, tiny_checkpoint, output))
+        wait_for_features(process, output)
         with (mount / "others").open("wb") as file:
             file.truncate(0)
             os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(mount).free - 64_000)
@@ -237,7 +141,7 @@ def test_a_full_disk_keeps_what_was_computed(
         assert "run the same command again" in printed
         assert not output.exists()
         (mount / "others").unlink()
-        returncode, printed = finish(command(*grid_command(coco, tiny_checkpoint, output)))
+        returncode, printed = finish(forks.start(*grid_command(coco, tiny_checkpoint, output)))
         assert returncode == 0, printed
         assert ", 0 done before" not in printed
         assert_equal(contents(output), uninterrupted)
@@ -245,13 +149,13 @@ def test_a_full_disk_keeps_what_was_computed(
         subprocess.run(["umount", "-l", mount], check=True)
 
 
-def test_bad_images_among_good_ones(tmp_path: Path, tiny_checkpoint: Path, command: Command) -> None:
+def test_bad_images_among_good_ones(tmp_path: Path, tiny_checkpoint: Path, forks: Forks) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     bad_images.write(folder)
     output = tmp_path / "f.h5"
     flags = ["--checkpoint_dir", tiny_checkpoint, "--device", "cpu", "--output", output]
-    returncode, printed = finish(command("-m", "feature_extraction", "--images", folder, *flags, cwd=ROOT), 900)
+    returncode, printed = finish(forks.start("-m", "feature_extraction", "--images", folder, *flags, cwd=ROOT), 900)
     assert returncode == 3, printed
     report = json.loads((tmp_path / "f.report.json").read_text())
     failed = {Path(failure["path"]).name: failure["reason"] for failure in report["failed"]}
@@ -299,18 +203,18 @@ def test_the_published_command_as_written(tmp_path: Path, tiny_checkpoint: Path,
 
 @pytest.mark.parametrize("kind", ["grid", "boxes"])
 def test_batches_do_not_depend_on_what_was_done_before(
-    tmp_path: Path, tiny_checkpoint: Path, command: Command, kind: str
+    tmp_path: Path, tiny_checkpoint: Path, forks: Forks, kind: str
 ) -> None:
     crops(tmp_path / "images", 12)
     common = ["-m", "feature_extraction", "--images", tmp_path / "images", "--kind", kind, "--device", "cpu"]
     common += ["--checkpoint_dir", tiny_checkpoint, "--batch_size", "2"]
     whole, split = tmp_path / "whole.h5", tmp_path / "split.h5"
-    assert finish(command(*common, "--output", whole, cwd=ROOT))[0] == 0
-    assert finish(command(*common, "--output", split, "--shard", "1/2", cwd=ROOT))[0] == 0
-    assert finish(command(*common, "--output", split, cwd=ROOT))[0] == 0
+    assert finish(forks.start(*common, "--output", whole, cwd=ROOT))[0] == 0
+    assert finish(forks.start(*common, "--output", split, "--shard", "1/2", cwd=ROOT))[0] == 0
+    assert finish(forks.start(*common, "--output", split, cwd=ROOT))[0] == 0
     assert_equal(contents(whole), contents(split))
     single = tmp_path / "single.h5"
-    assert finish(command(*common[:-1], "1", "--output", single, cwd=ROOT))[0] == 0
+    assert finish(forks.start(*common[:-1], "1", "--output", single, cwd=ROOT))[0] == 0
     one, many = contents(single), contents(whole)
     assert one.keys() == many.keys()
     for key in one:
@@ -319,10 +223,10 @@ def test_batches_do_not_depend_on_what_was_done_before(
 
 
 def test_an_unexpected_precision_is_refused_on_resuming(
-    coco: Path, tiny_checkpoint: Path, tmp_path: Path, command: Command
+    coco: Path, tiny_checkpoint: Path, tmp_path: Path, forks: Forks
 ) -> None:
     output = tmp_path / "f.h5"
-    assert finish(command(*grid_command(coco, tiny_checkpoint, output), "--shard", "1/2"))[0] == 0
-    returncode, printed = finish(command(*grid_command(coco, tiny_checkpoint, output), "--precision", "bfloat16"))
+    assert finish(forks.start(*grid_command(coco, tiny_checkpoint, output), "--shard", "1/2"))[0] == 0
+    returncode, printed = finish(forks.start(*grid_command(coco, tiny_checkpoint, output), "--precision", "bfloat16"))
     assert returncode == 1
     assert "precision 'float32', now 'bfloat16'" in printed

@@ -17,10 +17,9 @@ from helpers.common import DATA, photograph
 from numpy.typing import NDArray
 
 from feature_extraction.config import Boxes, Grid
-from feature_extraction.detector.build import Detector, load_detector
+from feature_extraction.detector.build import Detector
 from feature_extraction.detector.checkpoint import read_tensors
 from feature_extraction.detector.faster_rcnn import Detections
-from feature_extraction.detector.files import find_checkpoint
 from feature_extraction.errors import ImageError, UsageError
 from feature_extraction.features import NetworkInput, computation_of, compute, compute_all
 from feature_extraction.images.decode import decode_image
@@ -219,12 +218,6 @@ def test_clipped_boxes_lie_in_the_image_and_the_others_stay() -> None:
 
 
 # --- fc7, from the whole detector -----------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_checkpoint: Path) -> Detector:
-    files = find_checkpoint(tiny_checkpoint)
-    return load_detector(files, engine="native", device=torch.device("cpu"), precision="float32")
 
 
 @pytest.mark.parametrize("image", ["astronaut", "coins", "chelsea_tall"])

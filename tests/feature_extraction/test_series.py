@@ -344,21 +344,44 @@ def test_torchrun_over_a_series_with_a_bad_tar(run: Run, as_files: Features, com
     assert_equal(run.all_features(), as_files)
 
 
-def test_a_series_and_a_list_over_http(run: Run, as_files: Features, command: Command) -> None:
+def test_a_series_and_a_list_over_http_and_no_secret_of_an_address_is_kept(
+    run: Run, as_files: Features, command: Command
+) -> None:
+    printed: list[str] = []
     with serving() as server:
+
+        def address(path: str) -> str:
+            return server.url(f"{path}?sig=s3cr3t").replace("//", "//user:pa55word@", 1)
+
         for number in range(3):
-            server.files[f"/cc/{number:05}.tar"] = run.tar(number).read_bytes()
-        run.images = server.url("/cc/{00000..00002}.tar")
-        returncode, printed = finish(command(*flags(run), cwd=ROOT))
-        assert returncode == 0, printed
+            server.files[f"/cc/{number:05}.tar?sig=s3cr3t"] = run.tar(number).read_bytes()
+        run.images = address("/cc/{00000..00002}.tar")
+        returncode, text = finish(command(*flags(run), cwd=ROOT))
+        printed.append(text)
+        assert returncode == 0, text
         assert_equal(run.all_features(), as_files)
-        server.files |= {f"/{number:09}.jpg": jpeg(number) for number in range(24)}
-        (run.root / "list.txt").write_text("".join(server.url(f"/{number:09}.jpg\n") for number in range(25)))
-        run.images, run.output = run.root / "list.txt", run.root / "f.h5"
-        returncode, printed = finish(command(*flags(run), cwd=ROOT))
-        assert returncode == 3, printed
-        assert "is not there" in printed
+        server.files |= {f"/{number:09}.jpg?sig=s3cr3t": jpeg(number) for number in range(24)}
+        server.trouble["/000000024.jpg?sig=s3cr3t"] = ["status:403"] * 9
+        server.files["/000000024.jpg?sig=s3cr3t"] = b"forbidden"
+        (run.root / "list").mkdir()
+        run.images, run.output = run.root / "list/list.txt", run.root / "f.h5"
+        run.images.write_text("".join(address(f"/{number:09}.jpg") + "\n" for number in range(26)))
+        run(shard=(0, 2))
+        journals = _bytes_below(work_dir(run.output))
+        assert b"/000000000.jpg" in journals
+        returncode, text = finish(command(*flags(run, "--shard", "2/2", "--batch_size", 1), cwd=ROOT))
+        printed += [text, *run.said]
+        assert returncode == 3, text
+        assert "is not there" in text
+        assert "ClientResponseError 403" in text
         assert_equal(features(run.output), as_files)
+    run.images.unlink()
+    kept = journals + _bytes_below(run.root) + "\n".join(printed).encode()
+    assert not [secret for secret in (b"user:", b"pa55word", b"s3cr3t") if secret in kept]
+
+
+def _bytes_below(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 def test_the_command_line_says_what_became_of_a_series(run: Run, command: Command) -> None:

@@ -74,7 +74,7 @@ def test_images_are_taken_as_they_are_needed(extractor: FeatureExtractor, batch_
     for number in range(3):
         next(stream)
         assert taken <= number + ahead
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("decode")]
 
 
@@ -127,10 +127,18 @@ def test_a_path_alone_is_one_image(extractor: FeatureExtractor, tmp_path: Path) 
     assert extractor.grid([], **GRID) == []
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"on_error": "ignore"}])
+@pytest.mark.parametrize(
+    "wrong", [{"batch_size": 0}, {"batch_size": 1.5}, {"on_error": "ignore"}, {"num_boxes": -1}, {"num_boxes": "36"}]
+)
 def test_wrong_settings_are_refused_at_once(extractor: FeatureExtractor, wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="expected"):
         extractor.iter_boxes([], **wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"grid_size": 0}, {"imsize": 33}, {"imsize": 0}])
+def test_wrong_grids_are_refused_at_once(extractor: FeatureExtractor, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        extractor.iter_grid([], **wrong)
 
 
 def test_progress_is_shown_only_if_it_is_asked_for(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers.common import ROOT
 
+from feature_extraction import terminal
 from feature_extraction.terminal import EXIT_UNREAD
 
 
@@ -18,7 +22,7 @@ def unread(*arguments: str, stream: str = "stdout") -> tuple[int, str]:
     os.close(read)
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: write}
     try:
-        done = subprocess.run([sys.executable, *arguments], check=False, cwd=ROOT, text=True, timeout=120, **streams)  # type: ignore[call-overload]
+        done = subprocess.run([sys.executable, *arguments], check=False, cwd=ROOT, text=True, timeout=120, **streams)
     finally:
         os.close(write)
     return done.returncode, (done.stderr if stream == "stdout" else done.stdout)
@@ -69,8 +73,71 @@ def test_what_it_held_is_let_go_of() -> None:
     assert unread("-c", program) == (EXIT_UNREAD, "let go\n")
 
 
+STARTS = [*sorted((ROOT / "feature_extraction").glob("*_extract_*_feature.py")), ROOT / "kmeans/run_kmeans.py"]
+
+
+@pytest.mark.parametrize(
+    "path", [*STARTS, ROOT / "feature_extraction/__init__.py", ROOT / "scripts/__init__.py"], ids=lambda p: p.name
+)
+def test_an_old_python_reads_as_far_as_where_it_is_told(path: Path) -> None:
+    """X-LXMERT's own environment has Python 3.7: what is read before the message has to be Python there too."""
+    ast.parse(path.read_text(), feature_version=(3, 6))
+    assert "from __future__" not in path.read_text()
+
+
+def test_an_old_python_is_told_which_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in ((3, 6, 15), (3, 10, 13)):
+        monkeypatch.setattr(sys, "version_info", version)
+        with pytest.raises(SystemExit, match=r"needs Python 3\.11 or newer, not .*: make PYTHON=python3\.12"):
+            exec((ROOT / "feature_extraction/__init__.py").read_text(), {})
+
+
 @pytest.mark.parametrize(("code", "said"), [("main = lambda: print('a') or 3", 3), ("main = lambda: sys.exit(2)", 2)])
 def test_otherwise_the_exit_code_is_the_commands(code: str, said: int) -> None:
     program = f"import sys\nfrom feature_extraction.terminal import run_main\n{code}\nrun_main(main)"
     done = subprocess.run([sys.executable, "-c", program], check=False, cwd=ROOT, stdout=subprocess.DEVNULL)
     assert done.returncode == said
+
+
+PROGRAMS = [
+    ("feature_extraction/VG_extract_grid_feature.py", "--vgroot", "{}"),
+    ("kmeans/run_kmeans.py", "--datasets_dir", "{}"),
+    ("-m", "feature_extraction", "check", "x.h5"),
+    ("-m", "feature_extraction", "info", "x.h5"),
+    *[
+        ("-m", f"scripts.{name}")
+        for name in ("verify", "report", "demo", "parity", "verify_kmeans", "paper_vocabulary")
+    ],
+    ("-c", "from feature_extraction.commands import console; console()", "verify"),
+]
+
+
+@pytest.mark.parametrize("arguments", PROGRAMS, ids=lambda words: words[0] if len(words) == 1 else words[-1])
+def test_a_python_without_the_packages_is_one_line(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """-S: all installed packages are left out."""
+    images = tmp_path / "images/VG_100K"
+    images.mkdir(parents=True)
+    (images / "1.jpg").write_bytes(b"x")
+    words = [word.format(tmp_path) for word in arguments]
+    done = subprocess.run([sys.executable, "-S", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert re.match(r"error: this Python \(\S+\) has no \w+; `make setup` installs all into ", line), line
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ModuleNotFoundError("No module named 'cv2'", name="cv2"), "has no cv2; "),
+        (ModuleNotFoundError("No module named 'h5py._x'", name="h5py._x"), "has no h5py; "),
+        (ImportError("libGL.so.1: cannot open", name="cv2"), "cannot load cv2: libGL.so.1: cannot open; "),
+        (ModuleNotFoundError("No module named 'kmeans.none'", name="kmeans.none"), None),
+        (ImportError("cannot import name 'x'", name="scripts.verify"), None),
+    ],
+)
+def test_a_package_that_cannot_be_loaded(error: ImportError, said: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = terminal.lacking(error)
+    assert (said is None and told is None) or (said is not None and told is not None and said in told)
+    monkeypatch.setattr(terminal, "CHECKOUT", Path("/site-packages"))
+    if "cv2" in str(error.name):
+        assert str(terminal.lacking(error)).endswith("; pip install opencv-python-headless")

@@ -6,14 +6,16 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from helpers.common import ROOT, finish, photograph
+from helpers.file_server import serving
 from PIL import Image
 
 from feature_extraction import pipeline
@@ -107,6 +109,57 @@ def test_one_pass_gives_the_bits_of_each(
     assert len(rows) > 1, "the number of boxes varies"
 
 
+@pytest.fixture(params=["http", "memory"])
+def far(request: pytest.FixtureRequest, images: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any]]:
+    """(name -> address of the images on a server or in fsspec's memory, the names that were opened there so far)."""
+    contents = {path.name: path.read_bytes() for path in images.iterdir()}
+    if request.param == "http":
+        with serving() as server:
+            server.files |= {f"/{name}": content for name, content in contents.items()}
+            yield lambda name: server.url(f"/{name}"), lambda: [path[1:] for _, path, _ in server.requests]
+        return
+    memory, opened = fsspec.filesystem("memory"), []
+    memory.pipe({f"/far/{name}": content for name, content in contents.items()})
+    really = memory._open
+
+    def counted(path: str, *args: Any, **settings: Any) -> Any:
+        opened.append(path.rpartition("/")[2])
+        return really(path, *args, **settings)
+
+    monkeypatch.setattr(memory, "_open", counted)
+    yield lambda name: f"memory://far/{name}", lambda: opened
+    memory.rm("/far", recursive=True)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_remote_image_is_fetched_once_and_its_header_is_read_once(
+    separate: dict[int, list[Path]], images: Path, far: tuple[Any, Any], tiny_checkpoint: Path, tmp_path: Path,
+    batch_size: int, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    address_of, opened = far
+    headers: list[int] = []
+    from feature_extraction import extract
+
+    def counted(*args: Any) -> Any:
+        headers.append(1)
+        return decode.size_opened(*args)
+
+    monkeypatch.setattr(extract, "size_opened", counted)
+    names = sorted(path.name for path in images.iterdir())
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"{address_of(name)}\n" for name in names))
+    outputs = [tmp_path / f"{n}.h5" for n in range(len(SPECS))]
+    configs = [
+        config(spec, listed, output, tiny_checkpoint, batch_size=batch_size)
+        for spec, output in zip(SPECS, outputs, strict=True)
+    ]
+    pipeline.extract_together(configs, threading.Event())
+    assert sorted(opened()) == names
+    assert len(headers) == (0 if batch_size == 1 else len(names))
+    for output, alone in zip(outputs, separate[batch_size], strict=True):
+        assert_same(output, alone)
+
+
 def test_what_one_file_lacks_is_computed_for_it_alone(
     separate: dict[int, list[Path]], images: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -188,4 +241,4 @@ def test_given_boxes_and_proposals_are_not_one_input(tmp_path: Path) -> None:
 
 
 def test_nothing_is_planned_where_nothing_is_to_do() -> None:
-    assert list(plan_batches([], [], 4)) == []
+    assert list(plan_batches([], [], 4, lambda _: None)) == []

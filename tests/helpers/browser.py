@@ -108,9 +108,9 @@ class Browser:
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
-    def press(self, key: str, code: int, text: str = "") -> None:
-        """Press and release one key; ``code``: its Windows virtual key code."""
-        common = {"key": key, "windowsVirtualKeyCode": code}
+    def press(self, key: str, code: int, text: str = "", modifiers: int = 0) -> None:
+        """Press and release one key; ``code``: its Windows virtual key code; ``modifiers``: 8 is shift."""
+        common = {"key": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
         self.call("Input.dispatchKeyEvent", type="keyDown", **common, **({"text": text} if text else {}))
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 

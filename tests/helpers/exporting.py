@@ -143,4 +143,4 @@ def _arm(instant: int) -> None:
         commit(place)
         tick()
 
-    Lmdb.sync = sync  # type: ignore[method-assign]
+    Lmdb.sync = sync

@@ -1,10 +1,13 @@
 """Feature files and runs for the tests of k-means."""
 
+import contextlib
+import itertools
 import os
 from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 
 from kmeans import Options, run
 
@@ -53,3 +56,19 @@ def environment(**changes):
     """For subprocesses that import this repository."""
     root = str(Path(__file__).resolve().parents[2])
     return {**os.environ, "PYTHONPATH": root, **changes}
+
+
+@contextlib.contextmanager
+def interrupted_after(owner, name, calls):
+    """While the block runs, Ctrl-C comes behind the given call of a method; the block must end by it."""
+    real, count = getattr(owner, name), itertools.count(1)
+
+    def counted(self, *args, **more):
+        real(self, *args, **more)
+        if next(count) == calls:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, counted)
+        with pytest.raises(KeyboardInterrupt):
+            yield

@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import h5py
@@ -323,11 +324,8 @@ def in_a_child(do, *arguments) -> list[object]:
 
 
 def main(folder: Path) -> None:
-    import faiss  # noqa: F401 (loaded before the children are made, which measure what they gain)
-
-    import kmeans.pipeline  # noqa: F401 (the same)
-    import kmeans.vocabulary  # noqa: F401
-
+    for module in ("faiss", "kmeans.pipeline", "kmeans.vocabulary"):
+        import_module(module)  # before the children are made, which measure what they gain
     warnings.simplefilter("ignore")
     found = {"sound": in_a_child(cluster, folder, good(folder / "sound.h5"))}
     for change in FILES:

@@ -38,7 +38,7 @@ def state(centroids: NDArray[np.float32], prefix: str = "module.", tied: bool = 
     found[prefix + "vis_emb.weight"] = words
     if tied:
         found[prefix + "obj_predict_head.out_cluster.weight"] = words
-    found._metadata = OrderedDict({"": {"version": 1}})  # type: ignore[attr-defined]  # as a module leaves it
+    found._metadata = OrderedDict({"": {"version": 1}})  # as a module leaves it
     return found
 
 

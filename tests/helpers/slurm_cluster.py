@@ -126,7 +126,7 @@ class Slurm:
         text = self.ask("scontrol", "show", "job", job)
         return [word.partition("=")[2] for word in text.split() if word.startswith("JobState=")]
 
-    def until(self, true, what: str, seconds: float = 120, *, strict: bool = True) -> None:  # type: ignore[no-untyped-def]
+    def until(self, true, what: str, seconds: float = 120, *, strict: bool = True) -> None:
         """Wait for something to become true."""
         deadline = time.monotonic() + seconds
         while not true():

@@ -61,6 +61,13 @@ class StaleView:
             self.seen.pop(("stat", name), None)
             self.seen.pop(("list", name), None)
 
+    def forget_all_of(self, path: str) -> None:
+        """What is known of ``path``, of all below it and of the folder that holds it."""
+        for what, known in list(self.seen):
+            if known.startswith(path):
+                self.seen.pop((what, known))
+        self.forget(path)
+
     def stat(self, path: Any, **more: Any) -> os.stat_result:
         mine = self.inside(path) if not more.get("dir_fd") else None
         return (
@@ -135,10 +142,7 @@ class StaleView:
             finally:
                 for path in paths:
                     if not isinstance(path, int) and (mine := self.inside(path)):
-                        for what, known in list(self.seen):
-                            if known.startswith(mine):
-                                self.seen.pop((what, known))
-                        self.forget(mine)
+                        self.forget_all_of(mine)
 
         return act
 

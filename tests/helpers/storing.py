@@ -60,6 +60,13 @@ def make(
         output.close()
 
 
+def flip(path: Path, at: int) -> None:
+    """Let the disk turn over one bit of byte ``at``."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
 def check(path: Path, ids: Sequence[str], seeds: Mapping[str, int] | None = None) -> None:
     """The file holds these images and nothing else, bit for bit."""
     with open_features(path) as file:

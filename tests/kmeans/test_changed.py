@@ -1,5 +1,6 @@
 """Feature files that are replaced, written to or removed while they are read."""
 
+import contextlib
 import os
 
 import numpy as np
@@ -46,15 +47,21 @@ def once(function):
     return do
 
 
-def after(monkeypatch, owner, name, what):
-    real = getattr(owner, name)
+@contextlib.contextmanager
+def after(owner, name, what):
+    """While the block runs, ``what`` happens behind every call of a method, which has to be called."""
+    real, happened = getattr(owner, name), []
 
     def wrapped(*arguments, **options):
         result = real(*arguments, **options)
         what()
+        happened.append(1)
         return result
 
-    monkeypatch.setattr(owner, name, wrapped)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, wrapped)
+        yield
+    assert happened, f"{name} is never called"
 
 
 def results_of(source, target, folder):
@@ -62,11 +69,10 @@ def results_of(source, target, folder):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_target_that_changes_while_k_means_trains(files, tmp_path, monkeypatch, way):
+def test_a_target_that_changes_while_k_means_trains(files, tmp_path, way):
     source, target = files
     change = once(lambda: WAYS[way](target, features(100, 8, 24, seed=7)))
-    with monkeypatch.context() as patch:
-        after(patch, train.Training, "run", change)
+    with after(train.Training, "run", change):
         first = results_of(source, target, tmp_path / "o")
     again, clean = (results_of(source, target, tmp_path / name) for name in ("o", "clean"))
     assert np.array_equal(first["index"], clean["index"])
@@ -74,34 +80,31 @@ def test_a_target_that_changes_while_k_means_trains(files, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_target_that_changes_while_it_is_assigned(files, tmp_path, monkeypatch, way):
+def test_a_target_that_changes_while_it_is_assigned(files, tmp_path, way):
     source, target = files
     change = once(lambda: WAYS[way](target, features(100, 8, 24, seed=7)))
-    with monkeypatch.context() as patch:
-        after(patch, assign.Assignment, "_fill", change)
+    with after(assign.Assignment, "_fill", change):
         found = results_of(source, target, tmp_path / "o")
     assert np.array_equal(found["index"], results_of(source, target, tmp_path / "clean")["index"])
 
 
 @pytest.mark.parametrize("memory", [8, 0.001])
 @pytest.mark.parametrize("way", WAYS)
-def test_a_source_that_changes_while_the_sample_is_read(files, tmp_path, monkeypatch, way, memory):
+def test_a_source_that_changes_while_the_sample_is_read(files, tmp_path, way, memory):
     source, target = files
     change = once(lambda: WAYS[way](source, features(150, 8, 24, seed=7)))
-    with monkeypatch.context() as patch:
-        after(patch, FeatureFile, "gather", change)
+    with after(FeatureFile, "gather", change):
         found = cluster(source, tmp_path / "o", K, n_iter=3, tgt=(str(target),), memory=memory)
     clean = results_of(source, target, tmp_path / "clean")
     assert np.array_equal(found["centroids"], clean["centroids"])
     assert np.array_equal(found["index"], clean["index"])
 
 
-def test_a_source_that_changes_after_it_was_read_gives_the_vocabulary_of_what_was_read(files, tmp_path, monkeypatch):
+def test_a_source_that_changes_after_it_was_read_gives_the_vocabulary_of_what_was_read(files, tmp_path):
     """And the statistics say so: the next run clusters the new file."""
     source, target = files
     expected = results_of(source, target, tmp_path / "before")
-    with monkeypatch.context() as patch:
-        after(patch, train.Training, "_resume", once(lambda: replace(source, features(150, 8, 24, seed=7))))
+    with after(train.Training, "_resume", once(lambda: replace(source, features(150, 8, 24, seed=7)))):
         first = results_of(source, target, tmp_path / "o")
     assert np.array_equal(first["centroids"], expected["centroids"])
     again, clean = (results_of(source, target, tmp_path / name) for name in ("o", "clean"))
@@ -109,18 +112,17 @@ def test_a_source_that_changes_after_it_was_read_gives_the_vocabulary_of_what_wa
     assert np.array_equal(again["index"], clean["index"])
 
 
-def test_a_file_that_never_stands_still_is_refused(files, tmp_path, monkeypatch):
+def test_a_file_that_never_stands_still_is_refused(files, tmp_path):
     source, target = files
-    after(monkeypatch, assign.Assignment, "_fill", lambda: os.utime(target))
-    with pytest.raises(StoreError, match="changed 3 times while it was read"):
+    moving = after(assign.Assignment, "_fill", lambda: os.utime(target))
+    with moving, pytest.raises(StoreError, match="changed 3 times while it was read"):
         results_of(source, target, tmp_path / "o")
     assert not list((tmp_path / "o").rglob("*cluster_index*.npy"))
 
 
-def test_a_file_that_is_removed(files, tmp_path, monkeypatch):
+def test_a_file_that_is_removed(files, tmp_path):
     source, target = files
-    after(monkeypatch, train.Training, "run", target.unlink)
-    with pytest.raises(StoreError, match="does not exist"):
+    with after(train.Training, "run", target.unlink), pytest.raises(StoreError, match="does not exist"):
         results_of(source, target, tmp_path / "o")
 
 

@@ -227,11 +227,18 @@ def test_data_sets_are_found_where_they_were_published_and_from_the_top(tmp_path
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"n_iter": 0}, {"device": "gpu"}, {"assignment": "fais"}, {"tgt": ()}, {"encoder": "a/b"}, {"encoder": ""}],
+    ("wrong", "said"),
+    [
+        ({"n_iter": 0}, "n_iter"),
+        ({"device": "gpu"}, "device"),
+        ({"assignment": "fais"}, "assignment"),
+        ({"tgt": ()}, "no target"),
+        ({"encoder": "a/b"}, "encoder"),
+        ({"encoder": ""}, "encoder"),
+    ],
 )
-def test_python_callers_are_told_too(wrong):
-    with pytest.raises(UsageError):
+def test_python_callers_are_told_too(wrong, said):
+    with pytest.raises(UsageError, match=said):
         Options(**wrong)
 
 

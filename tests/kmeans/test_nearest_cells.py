@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from helpers.kmeans_cases import cluster, features, write_features
+from helpers.kmeans_cases import cluster, features, interrupted_after, write_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_extraction.errors import VocabularyError
-from kmeans import assign, load_vocabulary, memory, nearest_cells
+from kmeans import load_vocabulary, memory, nearest_cells
 from kmeans.nearest_cells import KEPT, NearestRows
-from kmeans.partial import Frame
+from kmeans.partial import Frame, PartialIndex
 
 K = 6
 
@@ -65,6 +65,8 @@ def test_the_vocabulary_tells_them(case, tmp_path):
         assert vocabulary.nearest_cells(word, "some") == cells
     with pytest.raises(IndexError, match="from 0"):
         vocabulary.nearest_cells(K)
+    with pytest.raises(TypeError, match="integer"):
+        vocabulary.nearest_cells(3.0)
     with pytest.raises(KeyError, match="loaded: some"):
         vocabulary.nearest_cells(0, "vg")
 
@@ -81,18 +83,8 @@ def test_they_do_not_depend_on_how_nearest_centroids_are_found_nor_on_a_death_in
     large = write_features(tmp_path / "large.h5", values)
     expected = cluster(large, tmp_path / "a", K)
     whole = load_vocabulary(next((tmp_path / "a").glob("cluster_centroids/*_large_centroids*.npy")))
-    real, appended = assign.PartialIndex.append, []
-
-    def append(self, frame):
-        real(self, frame)
-        appended.append(1)
-        if len(appended) == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(assign.PartialIndex, "append", append)
-        with pytest.raises(KeyboardInterrupt):
-            cluster(large, tmp_path / "b", K, assignment=how)
+    with interrupted_after(PartialIndex, "append", 2):
+        cluster(large, tmp_path / "b", K, assignment=how)
     again = cluster(large, tmp_path / "b", K, assignment=how)
     assert np.array_equal(again["index"], expected["index"])
     found = load_vocabulary(next((tmp_path / "b").glob("cluster_centroids/*_large_centroids*.npy")))

@@ -4,11 +4,11 @@ import os
 
 import numpy as np
 import pytest
-from helpers.kmeans_cases import cluster, features, write_features
+from helpers.kmeans_cases import cluster, features, interrupted_after, write_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmeans import assign, memory
+from kmeans import memory
 from kmeans.partial import Frame, PartialIndex
 
 MULTIPLE = 4
@@ -89,19 +89,8 @@ def test_a_run_after_a_power_loss_ends_right(tmp_path, monkeypatch, damage, caps
     path = write_features(tmp_path / "some.h5", features(400, 8, 24, seed=5))
     clean = cluster(path, tmp_path / "clean", 16, n_iter=3)
     monkeypatch.setattr(memory, "BLOCK_ROWS", 4096)
-    appended = []
-    real = PartialIndex.append
-
-    def append(self, one):
-        real(self, one)
-        appended.append(1)
-        if len(appended) == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(assign.PartialIndex, "append", append)
-        with pytest.raises(KeyboardInterrupt):
-            cluster(path, tmp_path / "cut", 16, n_iter=3)
+    with interrupted_after(PartialIndex, "append", 2):
+        cluster(path, tmp_path / "cut", 16, n_iter=3)
     (part,) = (tmp_path / "cut").rglob("*.0of1")
     whole = part.read_bytes()
     half = len(whole) // 2

@@ -6,11 +6,10 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.file_server import Server, serving
+from helpers.file_server import Server
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,10 +41,9 @@ def download(tmp_path: Path, base_url: str, *more: str) -> subprocess.CompletedP
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with serving() as server:
-        server.files |= {f"/{a.path}": content(a.path) for a in ANNOTATIONS}
-        yield server
+def server(server: Server) -> Server:
+    server.files |= {f"/{a.path}": content(a.path) for a in ANNOTATIONS}
+    return server
 
 
 def test_every_file_comes_to_its_place_and_is_resumed(tmp_path: Path, server: Server) -> None:

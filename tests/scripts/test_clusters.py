@@ -15,7 +15,7 @@ from helpers.common import ROOT
 from helpers.launching import RECORDER, Checkout, mounts
 
 from feature_extraction.errors import UsageError
-from scripts.launch import slurm
+from scripts.launch import checks, slurm
 from scripts.launch.apptainer import IMAGE_ENVIRONMENT
 from scripts.launch.cluster import Cluster, read_cluster
 from scripts.launch.jobs import Launcher
@@ -29,6 +29,9 @@ echo "$(($(grep -c ^sbatch "$RECORD.slurm") + 100));cluster"
 SQUEUE = """#!/bin/bash
 case "$*" in *--name=${QUEUED:-nothing}-??????" "*) printf '55\\n55\\n';; esac
 """
+
+
+HOST = ("RUN=host", "GPUS=0")
 
 
 @pytest.fixture
@@ -179,6 +182,8 @@ WRONG = {
     "modules = 'cuda'": "modules is cuda: expected a list of texts",
     "modules = ['a; rm -r x']": "modules holds 'a; rm -r x': expected one word",
     "extract = 3": r"expected a table, \[extract\]",
+    "[extract]\ngpus = 'a100'": r'gpus is a100: expected a number, or a type and a number, "a100:1"',
+    "[extract]\ngpu_option = 'gpu'": "gpu_option holds 'gpu': expected an option",
     "[extract]\ntime = 04:00:00": r"\[extract\]: time is 04:00:00: expected a text in quotes",
     "[kmeans]\nsbatch = ['qos=long']": "expected an option, --NAME=VALUE",
     "[kmeans]\ncpu = 3": r"\[kmeans\]: there is no cpu; .* did you mean 'cpus'?",
@@ -206,7 +211,7 @@ def test_a_file_that_was_named_has_to_be_there(tmp_path: Path) -> None:
 def test_dry_run_prints_scripts_to_keep(checkout: Checkout) -> None:
     """One for each file and the k-means; bash reads them, and each holds what was asked for."""
     (checkout.folder / "cluster.toml").write_text(
-        'account = "vision"\nmodules = ["apptainer/1.3"]\nsetup = ["export A=\'b c\'"]\nat_once = 5\n'
+        'account = "vision"\nmodules = ["apptainer/1.3", "cuda"]\nsetup = ["export A=\'b c\'"]\nat_once = 5\n'
         '[extract]\npartition = "gpu"\ngpus = "a100:1"\nsbatch = ["--qos=long"]\n'
     )
     done = subprocess.run(
@@ -223,7 +228,7 @@ def test_dry_run_prints_scripts_to_keep(checkout: Checkout) -> None:
         assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
         options = re.findall(r"^#SBATCH (\S+)$", text, re.M)
         assert {"--requeue", "--signal=B:USR1@120", "--account=vision", "--open-mode=append"} <= set(options)
-        assert "module load apptainer/1.3\nexport A='b c'\n" in text
+        assert "module load apptainer/1.3 cuda || exit 1\nexport A='b c'\n" in text
         assert "'DATASETS=/a b/$x'" in text
         assert f"'IMAGE={checkout.folder}/build/xlxmert-features-gpu.sif'" in text or "gpu.sif " in text
     train = scripts["coco-train-grid"]
@@ -232,15 +237,26 @@ def test_dry_run_prints_scripts_to_keep(checkout: Checkout) -> None:
             "--time=4:00:00"} <= set(options)  # fmt: skip
     assert "extract-coco-train-grid" in train
     assert """'EXTRACT_FLAGS=--batch_size 4 --shard '"$((SLURM_ARRAY_TASK_ID + 1))/9" &""" in train
+    assert " GPUS=1 " in train, "a node without its card is refused"
     assert "GPUS=0" in scripts["kmeans"]
     assert "--array" not in scripts["kmeans"]
     assert submitted(checkout) == []
     assert not list(checkout.folder.rglob("*.sbatch"))
 
 
+@pytest.mark.skipif(checks.gpus() > 0, reason="this machine has a GPU")
+def test_a_node_without_its_card_refuses_the_task(checkout: Checkout) -> None:
+    assert checkout.make("slurm-extract-vg-grid", "RUN=host").returncode == 0
+    script = checkout.folder / "build/slurm/vg-grid.sbatch"
+    environment = {"PATH": f"{checkout.bin}:/usr/bin:/bin", "SLURM_ARRAY_TASK_ID": "0"}
+    done = subprocess.run(["bash", script], env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "launch: GPUS=1, but the NVIDIA driver sees no GPU here" in done.stderr
+
+
 def test_a_share_is_run_as_its_task_says(checkout: Checkout) -> None:
     """The script itself, run by bash as Slurm would: the share, and exit codes."""
-    assert checkout.make("slurm-extract-vg-grid", "RUN=host").returncode == 0
+    assert checkout.make("slurm-extract-vg-grid", *HOST).returncode == 0
     script = checkout.folder / "build/slurm/vg-grid.sbatch"
     environment = {
         "PATH": f"{checkout.bin}:/usr/bin:/bin", "RECORD": str(checkout.folder / "record"), "SLURM_ARRAY_TASK_ID": "0",
@@ -256,7 +272,7 @@ def test_a_share_is_run_as_its_task_says(checkout: Checkout) -> None:
 
 
 def test_at_the_time_limit_a_task_is_requeued_as_often_as_is_sensible(checkout: Checkout) -> None:
-    assert checkout.make("slurm-extract-vg-grid", "RUN=host").returncode == 0
+    assert checkout.make("slurm-extract-vg-grid", *HOST).returncode == 0
     script = checkout.folder / "build/slurm/vg-grid.sbatch"
     waits = "#!/bin/bash\ntrap 'echo told; exit 143' TERM\nkill -USR1 $PPID\nwhile :; do sleep 0.05; done\n"
     (checkout.folder / ".venv/bin/python").write_text(waits)
@@ -271,6 +287,50 @@ def test_at_the_time_limit_a_task_is_requeued_as_often_as_is_sensible(checkout: 
         assert done.returncode == 143, done.stderr
         assert "told" in done.stdout
         assert ("scontrol requeue 7" in done.stdout) == requeued
+        assert ("20 restarts are enough: submit it again" in done.stderr) != requeued
+
+
+SITES = {
+    "": {"--gres=gpu:1"},
+    'gpus = "a100:2"': {"--gres=gpu:a100:2"},
+    'gpus = 2\ngpu_option = "--gpus-per-node={gpus}"': {"--gpus-per-node=2"},
+    'gpus = "h100:4"\ngpu_option = "--gpus={gpus}"\nmemory = ""': {"--gpus=h100:4"},
+    'gpu_option = ""\npartition = "gh"': set(),
+}
+"""How sites hand out their cards (their own manuals) -> the options that ask for them."""
+
+
+@pytest.mark.parametrize("text", SITES)
+def test_cards_are_asked_for_as_the_site_wants(tmp_path: Path, text: str) -> None:
+    """And a job finds as many on its node, or does not begin."""
+    (tmp_path / "cluster.toml").write_text(f"[extract]\n{text}\n")
+    cluster = read_cluster(tmp_path / "cluster.toml", wanted=True)
+    assert {o for o in cluster.extract.options if "gpu" in o and "partition" not in o} == SITES[text]
+    here = Launcher(Settings({}, ["RUN=apptainer"]))
+    given = slurm.settings_there(here, cluster, cluster.extract)
+    assert given["GPUS"] == str(cluster.extract.cards) == (re.findall(r"\d+", str(cluster.extract.gpus)) or ["1"])[-1]
+    assert given["IMAGE"].endswith("gpu.sif")
+
+
+def test_a_script_without_the_sites_profile_finds_its_modules(checkout: Checkout) -> None:
+    """sbatch gives a script the environment of the submission, of which `module` need not be part."""
+    (checkout.folder / "cluster.toml").write_text('modules = ["nothing/1"]\n')
+    assert checkout.make("slurm-extract-vg-grid", "RUN=host").returncode == 0
+    script = (checkout.folder / "build/slurm/vg-grid.sbatch").read_text()
+    profile = checkout.folder / "profile"
+    profile.write_text('module() { echo "module $*"; false; }\n')
+    script = script.replace("/etc/profile", str(profile))
+    done = subprocess.run(["bash", "-c", script], text=True, capture_output=True, check=False, env={"PATH": "/bin"})
+    assert done.stdout == "module load nothing/1\n"
+    assert done.returncode == 1, "nothing begins without it"
+
+
+def test_make_n_prints_the_scripts_and_submits_nothing(checkout: Checkout) -> None:
+    done = checkout.make("-n", "slurm-extract-vg", "RUN=host", "DATASETS=a 'b'")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("#!/bin/bash") == 2
+    assert submitted(checkout) == []
+    assert not (checkout.folder / "build/slurm").exists()
 
 
 # ---------------------------------------------------------------- submitting
@@ -329,6 +389,10 @@ def test_what_slurm_says_is_passed_on(checkout: Checkout) -> None:
     done = checkout.make("slurm-extract-vg-grid", "RUN=host", REFUSED="invalid partition specified: low")
     assert done.returncode != 0
     assert "launch: vg-grid: sbatch: sbatch: error: invalid partition specified: low" in done.stderr
+    done = checkout.make("slurm-extract-vg-grid", "RUN=host", REFUSED="Invalid job array specification")
+    assert (
+        "array specification: 1 tasks; fewer by a larger images_per_task (scontrol show config: MaxArr" in done.stderr
+    )
     (checkout.bin / "sbatch").unlink()
     if not os.path.exists("/usr/bin/sbatch"):
         assert "there is no sbatch here" in checkout.make("slurm-extract-vg-grid", "RUN=host").stderr

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from helpers.file_server import Server, serving
+from helpers.file_server import Server
 
 from feature_extraction.errors import DownloadError
+from scripts.download import __main__ as main_module
 from scripts.download.ensure import ensure
 from scripts.download.fetch import Download
 from scripts.download.files import exclusive
@@ -29,20 +32,9 @@ POLICY = RetryPolicy(tries=4, first_wait=0.01, longest_wait=0.02)
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with serving() as server:
-        server.files["/file.h5"] = CONTENT
-        yield server
-
-
-@pytest.fixture
-def download(server: Server, tmp_path: Path) -> Download:
-    return Download("COCO/file.h5", server.url("/file.h5"), tmp_path / "out" / "file.h5")
-
-
-@pytest.fixture
-def lock(tmp_path: Path) -> LockFile:
-    return LockFile(tmp_path / "lock.json")
+def server(server: Server) -> Server:
+    server.files["/file.h5"] = CONTENT
+    return server
 
 
 def get(download: Download, lock: LockFile) -> str:
@@ -184,6 +176,25 @@ def test_a_part_of_this_version_is_continued(download: Download, lock: LockFile,
     get(download, lock)
     assert server.ranges() == ["bytes=5000-"]
     assert download.path.read_bytes() == CONTENT
+
+
+def test_no_secret_of_an_address_is_kept_and_another_signature_goes_on(
+    download: Download, lock: LockFile, server: Server
+) -> None:
+    def signed(signature: str) -> Download:
+        path = f"/file.h5?sig={signature}"
+        server.files[path] = CONTENT
+        return replace(download, url=server.url(path).replace("//", "//user:pa55word@"))
+
+    first = signed("s3cr3t")
+    server.trouble["/file.h5?sig=s3cr3t"] = ["cut:5000", *["status:503"] * 9]
+    with pytest.raises(DownloadError, match="are kept") as caught:
+        get(first, lock)
+    told = str(caught.value) + "".join(p.read_text(errors="replace") for p in download.path.parent.iterdir())
+    assert not [secret for secret in ("user", "pa55word", "s3cr3t") if secret in told]
+    server.requests.clear()
+    get(signed("another"), lock)
+    assert server.ranges() == ["bytes=5000-"]
 
 
 def test_changed_unnoticed_between_two_parts(download: Download, lock: LockFile, server: Server) -> None:
@@ -335,6 +346,21 @@ def test_a_hostile_archive_leaves_nothing(tmp_path: Path, server: Server) -> Non
     assert done.returncode == 1
     assert "is not one of an image archive" in done.stderr
     assert not (tmp_path / "datasets" / "GQA" / "images").exists()
+
+
+def test_all_that_can_be_had_without_a_form_is_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make download-images && make extract-all` goes on; who names NLVR2 wants it."""
+    monkeypatch.setattr(main_module, "Plan", lambda args: SimpleNamespace(downloads=[]))
+    words = ["--datasets", str(tmp_path), "--lock", str(tmp_path / "lock.json")]
+    assert main_module.main(["images", *words]) == 0
+    said = capsys.readouterr()
+    assert "not downloaded: nlvr2: images are lacking" in said.out
+    assert "make extract-gqa" in said.out
+    assert "make extract-nlvr2" not in said.out
+    assert said.err == ""
+    assert main_module.main(["images", "nlvr2", *words]) == 1
 
 
 def test_nlvr2_is_explained_and_a_folder_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.file_server import Server, serving
+from helpers.file_server import Server
 
 from feature_extraction.errors import DownloadError
 from scripts.download.ensure import ensure
@@ -33,20 +32,9 @@ POLICY = RetryPolicy(tries=4, first_wait=0.01, longest_wait=0.02)
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with serving() as server:
-        server.files["/file.h5"] = OLD
-        yield server
-
-
-@pytest.fixture
-def download(server: Server, tmp_path: Path) -> Download:
-    return Download("COCO/file.h5", server.url("/file.h5"), tmp_path / "out" / "file.h5")
-
-
-@pytest.fixture
-def lock(tmp_path: Path) -> LockFile:
-    return LockFile(tmp_path / "lock.json")
+def server(server: Server) -> Server:
+    server.files["/file.h5"] = OLD
+    return server
 
 
 @pytest.fixture
@@ -130,7 +118,7 @@ def test_a_server_that_changes_all_the_time(download: Download, lock: LockFile, 
     bodies = [NEW[:-1] + bytes([n]) for n in range(20)]
 
     class Turning(dict[str, bytes]):
-        def get(self, path: str, default: object = None) -> bytes:  # type: ignore[override]
+        def get(self, path: str, default: object = None) -> bytes:
             bodies.append(bodies.pop(0))
             return bodies[0]
 
@@ -145,7 +133,7 @@ def test_several_machines_behind_one_name(download: Download, lock: LockFile, se
     """Each has its own ETag for the same bytes: a file that came in one answer is accepted."""
     count = iter(range(1000))
     plain = server.headers_of
-    server.headers_of = lambda body: {**plain(body), "ETag": f'"{next(count)}"'}  # type: ignore[method-assign]
+    server.headers_of = lambda body: {**plain(body), "ETag": f'"{next(count)}"'}
     ensure(download, lock, Run(POLICY))
     assert download.path.read_bytes() == OLD
     download.path.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch) -> None:
     """A runtime that has the image, and no GPU."""
-    monkeypatch.setattr(container.Runtime, "require_to_run", lambda self, image: None)
+    monkeypatch.setattr(container.Runtime, "require_to_run", lambda self, image, way_out: None)
     monkeypatch.setattr(container.Runtime, "has_image", lambda self, image: True)
     monkeypatch.setattr(checks, "gpus", lambda: 0)
 
@@ -72,12 +73,6 @@ def test_nothing_but_the_standard_library_is_needed() -> None:
         [sys.executable, "-S", "-m", "scripts.launch", "--list"], cwd=ROOT, capture_output=True, check=True
     )
     assert done.stdout.decode().count("  extract-") == 16
-
-
-def test_an_old_python_is_told_which_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "version_info", (3, 9, 2))
-    with pytest.raises(SystemExit, match=r"needs Python 3\.11 or newer, not .*: make PYTHON=python3\.12"):
-        exec((ROOT / "scripts/__init__.py").read_text(), {})
 
 
 def test_every_argument_of_the_dockerfile_can_be_set() -> None:
@@ -340,17 +335,18 @@ def test_groups_that_own_the_data_come_along(tmp_path: Path, monkeypatch: pytest
     assert "888" not in here.command(here.verify()).shown()
 
 
-def test_verify_behind_an_address_runs_on_the_host_and_mounts_nothing_of_it() -> None:
-    """No container has a network."""
+def test_verify_behind_an_address_runs_on_the_host_and_mounts_nothing_of_it(answering: None) -> None:
+    """No container has a network, also where the image is there."""
     for words, place in (
         (["REMOTE=1"], "--remote"),
         (["PUBLISHED=https://mirror.example/f"], "--published https://mirror.example/f"),
     ):
         here = Launcher(Settings({}, [*words, "DATASETS=/data"]), dry_run=True)
         line = here.command(here.verify()).shown()
-        assert f"-m scripts.verify --ours /data {place}" in line
-        with pytest.raises(UsageError, match="no container has a network"):
-            Launcher(Settings({}, [*words, "RUN=container"]), dry_run=True).verify()
+        assert re.match(rf"\S+/.venv/bin/python -m scripts\.verify --ours /data {place}", line)
+        for run in ("container", "apptainer", "charliecloud"):
+            with pytest.raises(UsageError, match="no container has a network"):
+                Launcher(Settings({}, [*words, f"RUN={run}"]), dry_run=True).verify()
 
 
 def test_verify_that_recomputes_is_given_the_checkpoint() -> None:
@@ -459,7 +455,9 @@ def test_processes_follow_gpus_or_are_set() -> None:
     assert "torchrun --standalone --local-addr 127.0.0.1 --nproc_per_node 2 " in line("GPUS=0", "PROCESSES=2")
     assert "torchrun" not in line("GPUS=1") + line("GPUS=0") + line("GPUS=4", "PROCESSES=1")
     assert " --device cpu" in line("GPUS=0")
-    assert " --device cpu" not in line("GPUS=1") + line("GPUS=0", "EXTRACT_FLAGS=--device cuda")
+    assert " --device cuda" in line("GPUS=1"), "a PyTorch without CUDA is refused, not computed with"
+    assert " --device cpu" not in line("GPUS=0", "EXTRACT_FLAGS=--device cuda")
+    assert " --device" not in line()
 
 
 # ---------------------------------------------------------------- several files
@@ -504,6 +502,24 @@ def test_a_signal_reaches_the_job_once_and_ends_the_round(data: Path, capfd: pyt
     assert "missing: not begun" in said
     assert "0 of 2 files made" in said
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_what_the_caller_ignores_is_ignored(data: Path) -> None:
+    """``nohup make extract-all &`` outlives its terminal, whose end is a SIGHUP to everything in it."""
+    program = (
+        "import os, signal, sys\n"
+        "from scripts.launch.jobs import Command\n"
+        "from scripts.launch import several\n"
+        "stopped = []\n"
+        "job = f'import os, signal, time; [os.kill({os.getpid()}, n) for n in (signal.SIGHUP, signal.SIGTERM)]; "
+        "time.sleep(0.5)'\n"
+        "several.run(Command(argv=[sys.executable, '-c', job]), stopped)\n"
+        "print(*stopped)\n"
+    )
+    done = subprocess.run(
+        ["nohup", sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == [str(int(signal.SIGTERM))]
 
 
 def test_the_reason_is_the_error_line() -> None:
@@ -568,9 +584,18 @@ def test_setup_says_what_comes_next(
     assert asked[1][0] == str(tmp_path / "venv/bin/python")
     assert asked[1][-2:] == ["--editable", ".[dev]"]
     assert capsys.readouterr().out.splitlines()[-1].startswith("next: make demo")
-    monkeypatch.setattr(setup.sys, "executable", "/bin/false")
+
+
+def test_setup_that_makes_no_environment_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert setup.main([str(tmp_path / "file/venv")]) == 1
+    assert "makes no environment: Error: [Errno 20] Not a directory: " in (said := capsys.readouterr().err), said
+    monkeypatch.setattr(setup, "find_spec", lambda name: None)
     assert setup.main([str(tmp_path / "venv")]) == 1
-    assert "apt-get install python3-venv, or PYTHON=another" in capsys.readouterr().err
+    assert re.search(r"has no ensurepip: apt-get install python3\.\d+-venv, or PYTHON=", capsys.readouterr().err)
+    assert not (tmp_path / "venv").exists()
 
 
 def test_a_program_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,9 +258,9 @@ def test_stopped_at_any_file_nothing_is_lost_and_the_same_command_goes_on(
     for stop_at in range(100):
         count = 0
 
-        def replace(path: Path, target: Path) -> Path:
+        def replace(path: Path, target: Path, stop_at: int = stop_at) -> Path:
             nonlocal count
-            if count == stop_at:  # noqa: B023 called before the next round
+            if count == stop_at:
                 raise KeyboardInterrupt
             count += 1
             return rename(path, target)

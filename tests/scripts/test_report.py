@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import itertools
 import json
 import os
 import pickle
@@ -31,7 +32,7 @@ from scripts.report.plots import Plots
 from scripts.report.verdict import verdict, warnings_of
 from scripts.report.vocabulary_rows import choose_words
 
-VOID = {"meta", "input", "br", "img", "link"}
+VOID = {"meta", "input", "br", "img", "link", "wbr"}
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +89,9 @@ def test_states_of_the_files(datasets: Path) -> None:
     (coco / "maskrcnn_test_grid8.h5.work").mkdir()
     (coco / "maskrcnn_test_boxes36.h5").write_bytes(b"\x89HDF cut")
     (coco / "maskrcnn_valid_boxes100.h5").write_bytes((coco / "maskrcnn_valid_boxes36.h5").read_bytes())
+    (coco / "maskrcnn_train_boxes100.h5.work").mkdir()
     entries = {e.name: e for e in files.entries_in(datasets)}
-    assert len(entries) == 17
+    assert len(entries) == 18
     assert entries["COCO/features/maskrcnn_valid_grid8.h5"].whole
     assert entries["COCO/features/maskrcnn_valid_grid8.h5"].ids == [coco_id(n) for n in range(1, 7)]
     assert entries["COCO/features/maskrcnn_test_grid8.h5"].state == "unfinished"
@@ -100,15 +102,17 @@ def test_states_of_the_files(datasets: Path) -> None:
     assert (further.spec, further.row, further.whole) == ("boxes", None, True)
     clauses = verdict(list(entries.values()), None)
     assert clauses[0] == "4 of 16 files"
-    assert {"1 further file", "1 unfinished", "1 damaged", "no vocabulary yet"} <= set(clauses)
-    assert any("is damaged" in told for told in warnings_of(list(entries.values()), None))
+    assert {"1 further file", "2 files unfinished", "1 file damaged", "no vocabulary yet"} <= set(clauses)
+    (told,) = warnings_of(list(entries.values()), None)
+    assert told.startswith("damaged: COCO/features/maskrcnn_test_boxes36.h5 ")
+    assert str(datasets) not in told
 
 
 def test_the_verdict_is_a_sentence(album: Path) -> None:
     text = re.sub(r"<[^>]+>", "", re.search(r"<h1>(.*?)</h1>", page(album), re.S)[1])  # type: ignore[index]
     assert text.split("; ") == [
         "4 of 16 files", "6 of 40,504 images of COCO valid", "2 of 108,077 images of Visual Genome",
-        "SYNTHETIC weights", "0 failed", "vocabulary of 12 words, 12 used. ",
+        "SYNTHETIC weights", "0 images failed", "vocabulary of 12 words, 12 used. ",
     ]  # fmt: skip
 
 
@@ -186,6 +190,34 @@ def test_pictures_have_words_for_those_who_do_not_see_them(album: Path) -> None:
     assert elements.all("html")[0]["lang"] == "en"
     assert any(m.get("name") == "viewport" for m in elements.all("meta"))
     assert "row 1, column 1: word " in page(album)
+
+
+def test_the_pages_own_colours_can_be_read() -> None:
+    """WCAG 2: text 4.5 to 1, the ring of the focus and the edges of fields 3 to 1; in light and dark."""
+    style = (Path(report.__file__).parent / "report.css").read_text(encoding="utf-8")
+    schemes = [
+        dict(re.findall(r"--([a-z-]+): #([0-9a-f]{6})", rules)) for rules in re.findall(r":root \{(.*?)\}", style, re.S)
+    ]
+    assert len(schemes) == 2
+    texts = [(ink, ground) for ink in ("ink", "quiet", "accent", "loud", "warn") for ground in ("paper", "raised")]
+    texts += [("loud", "loud-paper"), ("warn", "warn-paper"), ("absent-ink", "absent")]
+    for colours in schemes:
+        for ink, ground in texts:
+            dark, light = sorted(luminance(colours[name]) for name in (ink, ground))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, ground)
+
+
+def luminance(colour: str) -> float:
+    channels = np.frombuffer(bytes.fromhex(colour), np.uint8) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
+
+
+def test_headings_go_down_one_by_one(album: Path) -> None:
+    levels = [int(tag[1]) for tag, _ in Elements(page(album)).found if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
 def test_hostile_names_and_attributes_are_only_text(datasets: Path) -> None:
@@ -266,6 +298,21 @@ def test_images_may_lie_elsewhere(datasets: Path, tmp_path: Path) -> None:
     assert f'aria-label="Photograph {coco_id(1)}"' in page(datasets, images=(tmp_path / "elsewhere",))
     with pytest.raises(KitError, match="none"):
         page(datasets, images=(tmp_path / "none",))
+
+
+def test_images_are_found_where_the_features_were_made_from(datasets: Path, tmp_path: Path) -> None:
+    """A user's own files: no folder of the catalogue has their images."""
+    features = datasets / "COCO/features"
+    own = tmp_path / "own.jpg"
+    image_file(datasets, coco_id(1)).rename(own)
+    info = own.stat()
+    source = {"path": str(own), "size": info.st_size, "mtime_ns": info.st_mtime_ns, "sha256": "0" * 64}
+    with h5py.File(features / "maskrcnn_valid_grid8.h5", "a") as file:
+        file[coco_id(1)].attrs["source"] = np.bytes_(json.dumps(source))
+    text = page(datasets)
+    assert f'aria-label="Photograph {coco_id(1)}"' in text
+    assert not re.search(rf'aria-label="{coco_id(1)}, cell[^"]*: no photograph"', text)
+    assert f'aria-label="image {coco_id(1)}: no picture"' not in text
 
 
 def test_a_photograph_that_was_replaced_is_told(datasets: Path) -> None:
@@ -352,14 +399,14 @@ def test_failures_come_with_what_can_be_seen_of_them(datasets: Path, tmp_path: P
     ]
     (datasets / "COCO/features/maskrcnn_valid_boxes36.report.json").write_text(json.dumps({"failed": failures}))
     text = page(datasets)
-    shown = re.search(r'<ul class="failures">.*?</ul>', text, re.S)
+    shown = re.search(r'<ul class="tiles">.*?</ul>', text, re.S)
     assert shown is not None
     one, outside, gone = re.findall(r"<li>.*?</li>", shown[0], re.S)
     assert "<use href=" in one
     assert "no picture" in outside
     assert "no picture" in gone
     assert all(reason in shown[0] for reason in ("truncated", "outside", "vanished"))
-    assert "3 failed" in text
+    assert "3 images failed" in text
     half = Photographs(datasets)
     half.want(what := Thumbnail(cut, 100, damaged=True))
     half.load()
@@ -369,17 +416,47 @@ def test_failures_come_with_what_can_be_seen_of_them(datasets: Path, tmp_path: P
 
 
 def test_many_failures_are_counted_not_listed(datasets: Path) -> None:
-    failures = [{"id": str(i), "path": f"/x/{i}.jpg", "reason": "r"} for i in range(1000)]
-    (datasets / "VG/features/maskrcnn_grid8.report.json").write_text(json.dumps({"failed": failures}))
+    failures = [{"id": str(i), "path": f"/x/{i}.jpg", "reason": "r" if i else "s"} for i in range(1000)]
+    for name in ("maskrcnn_grid8", "maskrcnn_boxes36"):
+        (datasets / f"VG/features/{name}.report.json").write_text(json.dumps({"failed": failures}))
     text = page(datasets)
-    assert "1,000 files gave no features" in text
-    assert "and 976 more, in the .report.json" in text
+    assert "1,000 images gave no features" in text
+    assert "and 988 more, in the .report.json" in text
+    assert "<li><strong>999</strong> r</li><li><strong>1</strong> s</li>" in text
+
+
+def test_an_image_that_failed_for_grid_and_boxes_is_one(datasets: Path) -> None:
+    failures = [{"id": str(i), "path": f"/x/{i}.jpg", "reason": "r"} for i in (7, 8)]
+    for name in ("maskrcnn_grid8", "maskrcnn_boxes36"):
+        (datasets / f"VG/features/{name}.report.json").write_text(json.dumps({"failed": failures}))
+    text = page(datasets)
+    assert '<span class="state">2 images failed;</span>' in text
+    assert "the same as of <code>VG/features/maskrcnn_grid8.h5</code>" in text
+    assert len(re.findall(r'<details open class="failures">', text)) == 1
+
+
+def test_where_every_image_failed_that_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "COCO/features"
+    folder.mkdir(parents=True)
+    failed = [{"id": "1", "path": "/x/1.jpg", "reason": "truncated"}]
+    (folder / "maskrcnn_valid_grid8.report.json").write_text(json.dumps({"images": 0, "failed": failed}))
+    (folder / "maskrcnn_valid_boxes36.report.json").write_text(
+        json.dumps({"images": 5, "failed": failed})
+    )  # taken away
+    text = page(tmp_path)
+    assert "0 of 16 files;" in text
+    assert "1 image failed;" in text
+    assert "15 of the published files are not here" in text
+    assert re.search(r'<article class="file failed">.*truncated', text, re.S)
+    assert "No feature file yet" not in text
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"failed": 3}', b"[" * 100_000, b'{"failed": [7]}'])
 def test_a_report_that_cannot_be_read_is_told(datasets: Path, content: bytes) -> None:
     (datasets / "VG/features/maskrcnn_grid8.report.json").write_bytes(content)
-    assert "this list cannot be read" in page(datasets)
+    text = page(datasets)
+    assert "VG/features/maskrcnn_grid8.report.json cannot be read, which images failed is not known" in text
+    assert "0 images failed" in text
 
 
 def test_the_rate_is_told_where_it_was_recorded(datasets: Path) -> None:

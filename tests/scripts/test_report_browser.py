@@ -14,6 +14,7 @@ from scripts.report.__main__ import main
 
 CELL = f'.grid[aria-label^="Grid of {coco_id(2)}"] a:nth-of-type({{}})'
 ENTER, ESCAPE, RIGHT, DOWN, TAB = 13, 27, 39, 40, 9
+SHIFT = 8
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,37 @@ def test_a_grid_is_used_by_keyboard(browser: Browser) -> None:
     )
 
 
+def test_the_tab_key_goes_into_the_panel_and_back(browser: Browser) -> None:
+    browser.run(f"document.querySelector('{CELL.format(28)}').focus()")
+    browser.press("Enter", ENTER, "\r")
+    browser.press("Tab", TAB)
+    assert browser.run("document.activeElement.className") == "close"
+    browser.press("Tab", TAB)
+    near = browser.run("document.activeElement.textContent")
+    browser.press("Enter", ENTER, "\r")
+    assert f"word {near} " in panel(browser)
+    assert browser.run("document.activeElement.className") == "close"  # its link is gone with the row
+    browser.press("Tab", TAB, modifiers=SHIFT)
+    assert browser.run(f"document.activeElement === document.querySelector('{CELL.format(28)}')")
+
+
+def test_everything_the_tab_key_stops_at_is_seen_and_marked(browser: Browser) -> None:
+    seen = []
+    for _ in range(60):
+        browser.press("Tab", TAB)
+        told = browser.run(
+            "(e => { const r = e.getBoundingClientRect(), s = getComputedStyle(e);"
+            "return e === document.body ? null : [e.tagName, e.getAttribute('aria-label') || e.textContent.trim(),"
+            "r.width * r.height, Boolean(e.closest('.grid')?.querySelector('.cursor')) || s.outlineWidth === '3px'] })"
+            "(document.activeElement)"
+        )
+        if told is None:
+            break
+        seen.append(told)
+    assert len(seen) > 20
+    assert [one for one in seen if not (one[1] or one[0] == "INPUT") or one[2] <= 0 or not one[3]] == []
+
+
 def test_a_word_is_found_by_its_number(browser: Browser) -> None:
     browser.run("document.querySelector('.find input').focus()")
     browser.run("document.querySelector('.find input').value = '7'")
@@ -125,6 +157,15 @@ def test_dark_is_dark(browser: Browser) -> None:
     assert min(browser.run(colour)) > 200
     browser.look(1280, 900, True)
     assert max(browser.run(colour)) < 60
+
+
+@pytest.mark.parametrize("width", [400, 768, 1280])
+def test_a_long_verdict_stays_in_the_window(browser: Browser, width: int) -> None:
+    browser.look(width, 900, False)
+    browser.run(
+        "document.querySelector('h1 span').textContent = 'all images of COCO train, '.repeat(8) + 'x'.repeat(9)"
+    )
+    assert browser.run("document.documentElement.scrollWidth") <= width
 
 
 def test_nothing_is_fetched_and_nothing_goes_wrong(browser: Browser) -> None:

@@ -55,9 +55,12 @@ def test_100_images_of_a_file_of_4_gb(
     tmp_path: Path, published: Path, ours: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(published) as server:
-        assert run(ours, server.url(), "--json", str(tmp_path / "found.json")) == 0
+        address = server.url("/f.h5?sig=s3cr3t").replace("//", "//user:pa55word@")
+        assert run(ours, address, "--json", str(tmp_path / "found.json")) == 0
     said = capsys.readouterr().out
     assert "ok, 100 images compared" in said
+    told = said + (tmp_path / "found.json").read_text()
+    assert not [secret for secret in ("user", "pa55word", "s3cr3t") if secret in told]
     assert server.sent < 120e6
     assert server.requests < 1_200
     (found,) = json.loads((tmp_path / "found.json").read_text())
@@ -171,6 +174,11 @@ def test_a_password_in_the_address_is_not_printed(published: Path) -> None:
         with pytest.raises(DownloadError) as caught:
             remote.RemoteFile(url)
     assert "secret" not in str(caught.value)
+
+
+def test_an_address_that_is_none_of_http_is_told(ours: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(ours, "s3://bucket/f.h5") == 1
+    assert "s3://bucket/f.h5: only http(s) is read in pieces" in capsys.readouterr().out
 
 
 def test_without_the_libraries_the_message_says_what_to_install(ours: Path) -> None:

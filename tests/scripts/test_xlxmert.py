@@ -339,14 +339,14 @@ def test_what_cannot_be_made_does_not_keep_the_rest(data: Path, run: Run, monkey
 
 KILLED = """
 import os, shutil, signal, sys
-import scripts.xlxmert.clip as clip
+import feature_extraction.storage.derive as derive
 from scripts.xlxmert.__main__ import main
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 def half(source, target, *_):
     target.write(source.read()[:9]); target.flush(); die()
 shutil.copyfileobj = half
-clip.read_back = die
+derive.read_back = die
 main(sys.argv[1:])
 """
 
@@ -455,7 +455,7 @@ def test_vg_and_gqa_are_put_together_and_test_images_picked(data: Path, run: Run
         assert list(file) == list(GQA)
         np.testing.assert_array_equal(file["1/features"][()], box_arrays(0)["features"], "Visual Genome's own")
         np.testing.assert_array_equal(file["n161313/features"][()], box_arrays(52)["features"])
-        assert "dataset" not in file.attrs
+        assert file.attrs["dataset"] == "vg + gqa"
     with h5py.File(data / "GQA/features/gqa_testdev_obj36.h5") as file:
         assert list(file) == ["n161313"]
 
@@ -466,9 +466,14 @@ def test_a_changed_source_is_clipped_anew_and_a_lost_one_is_not(data: Path, run:
     run(*words)
     write(source, [*VALID, "COCO_val2014_000000000074"], seed=9)
     assert line(run(*words, "--check")[1], "COCO/features/val2014_obj36.h5").startswith("to make")
+    earlier = made.read_bytes()
+    killed = subprocess.run([sys.executable, "-c", KILLED, *map(str, words)], cwd=ROOT, check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert made.read_bytes() == earlier
     run(*words)
     with h5py.File(made) as file:
         assert len(file) == 3
+        assert json.loads(file.attrs["derived"])["by"] == "clip"
     before = made.read_bytes()
     source.unlink()
     assert line(run(*words)[1], "COCO/features/val2014_obj36.h5").startswith("there")

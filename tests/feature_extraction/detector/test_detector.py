@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +92,8 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     w = min(a[2], b[2]) - max(a[0], b[0]) + 1
     h = min(a[3], b[3]) - max(a[1], b[1]) + 1
     inter = max(w, 0) * max(h, 0)
-    area = lambda r: (r[2] - r[0] + 1) * (r[3] - r[1] + 1)  # noqa: E731
-    return inter / (area(a) + area(b) - inter)
+    area_a, area_b = ((r[2] - r[0] + 1) * (r[3] - r[1] + 1) for r in (a, b))
+    return inter / (area_a + area_b - inter)
 
 
 def greedy(rows: np.ndarray, order: list[int], threshold: float) -> list[int]:
@@ -270,6 +271,22 @@ def test_a_batch_gives_what_single_images_give(tiny_checkpoint: Path, kind: str)
         together, alone = [b.fc6 for b in batch], [s.fc6 for s in single]
     for b, s in zip(together, alone, strict=True):
         assert (b - s).abs().max() <= 1e-5 * s.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("before", "of_a_level", "of_all", "expected"),
+    [(200, 3, 1000, 5 * 3), (200, 3, 7, 7), (2, 1000, 1000, range(5, 11))],
+)
+@torch.inference_mode()
+def test_proposals_are_bounded_before_suppression_after_it_and_over_all_levels(
+    tiny_checkpoint: Path, before: int, of_a_level: int, of_all: int, expected: int | range
+) -> None:
+    model = loaded(tiny_checkpoint).model
+    pyramid = model._pyramid(noise(4, 1, 3, 480, 640), ALL_LEVELS)
+    model.rpn.config = replace(model.config, pre_nms_top_n=before, post_nms_top_n=of_a_level, fpn_post_nms_top_n=of_all)
+    _, objectness = model.rpn(pyramid, (480, 640))
+    left = int((objectness >= 0).sum())
+    assert left in expected if isinstance(expected, range) else left == expected
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -31,7 +31,7 @@ def text(value: str) -> bytes:
 
 
 def number(value: int) -> bytes:
-    encoded = pickle.encode_long(value)  # type: ignore[attr-defined]
+    encoded = pickle.encode_long(value)
     return b"\x8a" + bytes([len(encoded)]) + encoded
 
 

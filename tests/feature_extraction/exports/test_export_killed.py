@@ -10,7 +10,19 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from helpers.exporting import COCO, Never, coco_file, config, contents, export, killed_at, stored
+from helpers.exporting import (
+    COCO,
+    MADE,
+    Never,
+    box_arrays,
+    coco_file,
+    config,
+    contents,
+    export,
+    killed_at,
+    stored,
+    write_file,
+)
 
 from feature_extraction.errors import StoreBusy, StoreError
 from feature_extraction.exports import ledger, lmdb_place
@@ -172,6 +184,20 @@ def test_a_damaged_image_ends_the_export(source: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="do not have the checksums"):
         export(source, "npz", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_can_never_be_written_so_does_not_keep_another_way_from_it(source: Path, tmp_path: Path) -> None:
+    large = box_arrays(9)
+    large["features"][1, 2] = 70000
+    both = write_file(tmp_path / "large.h5", {**{i: box_arrays(n) for n, i in enumerate(COCO)}, "x": large})
+    with pytest.raises(StoreError, match="keep float32"):  # behind five images that are on the disk
+        export(both, "npz", tmp_path / "out", dtype="float16")
+    export(both, "npz", tmp_path / "out")
+    front = write_file(tmp_path / "front.h5", {"1": box_arrays(1)}, {**MADE, "class_probs": "foreground"})
+    with pytest.raises(StoreError, match="without the background"):
+        export(front, "vilbert-npy", tmp_path / "front")
+    export(front, "mmf-npy", tmp_path / "front")
+    assert not list(tmp_path.glob("*.work"))
 
 
 def test_no_room_is_said_before_anything_is_written(

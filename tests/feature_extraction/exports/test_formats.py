@@ -251,6 +251,17 @@ def test_a_variable_number_of_rows(tmp_path: Path) -> None:
     assert all(equal(packed[i.encode()]["features"], arrays["features"]) for i, arrays in images.items())
 
 
+@pytest.mark.parametrize("form", ["vilbert-npy", "vilbert-lmdb", "lxmert-tsv"])
+def test_an_image_without_boxes_is_refused_where_readers_stop_or_divide_by_their_number(
+    form: str, tmp_path: Path
+) -> None:
+    none = {name: array[:0] if array.ndim else array for name, array in box_arrays(1).items()}
+    source = write_file(tmp_path / "a.h5", {"1": none, "2": box_arrays(2)})
+    with pytest.raises(StoreError, match=r"image '1' has no boxes, .* readers of .* leave it out \(--ids\)"):
+        export(source, form, tmp_path / "out")
+    export(source, "mmf-npy", tmp_path / "mmf")
+
+
 def test_another_array_as_the_features(tmp_path: Path) -> None:
     arrays = {**box_arrays(0), "features_fc7": np.full((3, 8), 7, np.float32)}
     source = write_file(tmp_path / "a.h5", {"1": arrays})

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from helpers.common import DATA
-from helpers.storing import source
+from helpers.storing import flip, source
 
 from feature_extraction.storage import check, store
 from feature_extraction.storage.check import check_file
@@ -225,9 +225,7 @@ def test_arrays_of_many_shapes_are_read_past_hdf5_and_every_bit_is_seen(
     assert len(asked) < 50, "of 350 arrays each shape is asked for once"
     with h5py.File(path) as file:
         at = file["37/boxes"].id.get_offset()
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
+    flip(path, at)
     assert [f.image for f in check_file(path)] == ["37"]
 
 
@@ -260,9 +258,7 @@ def test_a_large_file_is_checked_by_several_processes_with_the_same_result(
     path = written(tmp_path / "f.h5", "boxes", 30)
     with h5py.File(path) as file:
         at = file["17/boxes"].id.get_offset()
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
+    flip(path, at)
     alone = check_file(path)
     monkeypatch.setattr(check, "LARGE", 0)
     monkeypatch.setattr(check, "usable_cpus", lambda: 3.5)

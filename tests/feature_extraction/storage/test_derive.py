@@ -14,8 +14,8 @@ from helpers.exporting import COCO, MADE, box_arrays, coco_file, grid_arrays, ki
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_extraction.errors import StoreError
-from feature_extraction.storage import derive, store
+from feature_extraction.errors import StoreBusy, StoreError
+from feature_extraction.storage import derive, files, store
 from feature_extraction.storage.check import check_file
 
 
@@ -217,6 +217,31 @@ def test_killed_at_any_instant_it_begins_anew_and_leaves_nothing(source: Path, t
         if not died:
             break
     assert instant > 10
+
+
+def test_one_run_makes_a_file_at_a_time(source: Path, tmp_path: Path) -> None:
+    with files.exclusive(tmp_path / ".out.h5.making"), pytest.raises(StoreBusy, match=r"is making .*out.h5 right now"):
+        derive.subset(source, COCO[:1], tmp_path / "out.h5", quiet)
+    derive.subset(source, COCO[:1], tmp_path / "out.h5", quiet)
+    assert {path.name for path in tmp_path.iterdir()} == {"coco.h5", "out.h5"}
+
+
+def test_what_another_program_put_there_is_left_alone(source: Path, tmp_path: Path) -> None:
+    for name, put in (("file.h5", Path.touch), ("folder.h5", Path.mkdir), ("link.h5", lambda p: p.symlink_to("gone"))):
+        put(tmp_path / name)
+        with pytest.raises(StoreError, match="exists and was made of something else"):
+            derive.subset(source, COCO[:1], tmp_path / name, quiet)
+    with pytest.raises(StoreError, match=r"cannot be written: .* Nothing was changed"):
+        derive.split_evenly(source, 2, tmp_path / "file.h5", quiet)
+    assert (tmp_path / "file.h5").read_bytes() == b""
+    assert (tmp_path / "link.h5").is_symlink()
+
+
+def test_what_compression_leaves_is_not_foretold(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 9}))
+    with pytest.raises(StoreError, match="not enough space"):
+        derive.repack(source, tmp_path / "out.h5", quiet)
+    derive.repack(source, tmp_path / "out.h5", quiet, gzip=1)
 
 
 def test_a_killed_split_goes_on_with_the_parts_that_are_missing(source: Path, tmp_path: Path) -> None:

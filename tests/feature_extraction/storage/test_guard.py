@@ -10,10 +10,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers import hostile_h5
+from h5py import h5g
+from helpers import hostile_h5, hostile_reading
+from helpers.exporting import grid_arrays
+from helpers.hostile_bytes import RAW
+from helpers.hostile_h5 import HOSTILE
 
 from feature_extraction.errors import StoreError
 from feature_extraction.storage import guard, store
+from feature_extraction.storage.assemble import write_features
 
 SOUND_FOR_KMEANS = {
     "ten_thousand_arrays_in_one_image",
@@ -25,11 +30,11 @@ SOUND_FOR_KMEANS = {
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    return hostile_h5.run(tmp_path_factory.mktemp("hostile"))
+    return hostile_reading.run(tmp_path_factory.mktemp("hostile"))
 
 
-@pytest.mark.parametrize("way", [way.__name__ for way in hostile_h5.WAYS])
-@pytest.mark.parametrize("name", [*hostile_h5.HOSTILE, *hostile_h5.RAW])
+@pytest.mark.parametrize("way", [way.__name__ for way in hostile_reading.WAYS])
+@pytest.mark.parametrize("name", [*HOSTILE, *RAW])
 def test_a_hostile_file_comes_to_one_line(outcomes: dict[str, dict[str, str]], name: str, way: str) -> None:
     said = outcomes[name][way]
     if way == "as_check_does":
@@ -42,7 +47,39 @@ def test_a_hostile_file_comes_to_one_line(outcomes: dict[str, dict[str, str]], n
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(hostile_h5.HOSTILE) + len(hostile_h5.RAW) >= 55
+    assert len(HOSTILE) + len(RAW) >= 55
+
+
+def test_long_names_are_shortened_and_say_so() -> None:
+    assert guard.shown("x" * 80) == repr("x" * 80)
+    assert guard.shown("x" * 81) == repr("x" * 77 + "...")
+    assert guard.shown(b"\xff\n") == r"'\\xff\n'"
+
+
+def test_headers_are_kept_in_bounds_and_the_list_of_names_always(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HDF5 looks a name up in the whole list of them: what it forgets of that, it reads again at every look."""
+    monkeypatch.setattr(guard, "CACHE", 2 << 20)
+    ids = [f"{n:0200d}" for n in range(12_000)]
+    with h5py.File(tmp_path / "names.h5", "w") as file:
+        for image_id in ids:
+            h5g.create(file.id, image_id.encode())
+    listed = sum(map(len, ids))
+    with guard.open_plain(tmp_path / "names.h5") as file:
+        for image_id in ids:
+            guard.image_group(file, image_id)
+        _, _, kept, _ = file.id.get_mdc_size()
+        assert listed < kept <= guard.CACHE + 2 * (listed + 8 * len(ids))
+
+
+def test_the_list_of_names_is_given_room_as_it_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms: list[int] = []
+    monkeypatch.setattr(guard, "size_cache", lambda file, names: rooms.append(len(list(names))))
+    images = [(str(n), grid_arrays(n), None) for n in range(9)]
+    (tmp_path / "a.h5").touch()
+    write_features(tmp_path / "a.h5", images, {})
+    assert rooms == [2, 4, 8, 16]
 
 
 @pytest.fixture

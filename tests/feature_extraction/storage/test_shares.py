@@ -233,7 +233,7 @@ def test_a_name_that_is_taken_may_be_refused_as_forbidden(tmp_path: Path, monkey
 
     def as_sshfs(path: object, flags: int, *more: object, **named: object) -> int:
         try:
-            return real(path, flags, *more, **named)  # type: ignore[arg-type]
+            return real(path, flags, *more, **named)
         except FileExistsError:
             raise PermissionError(1, "Operation not permitted", str(path)) from None
 

@@ -39,7 +39,7 @@ from feature_extraction.storage.files import atomic_write
 from feature_extraction.terminal import run_main
 
 from .evidence import Findings
-from .files import ERRORS, Pair, compare_files, opened, pairs, told
+from .files import ERRORS, Pair, alone, compare_files, opened, pairs, told
 from .options import Options
 from .report import Result, json_of, text_of
 from .verdict import Verdict, judge
@@ -171,12 +171,16 @@ def run(args: argparse.Namespace) -> int:
         from .recompute import check  # it imports torch
 
         check(options)
+    if lacking := alone(args.ours, found):
+        complain(f"not compared, {printable(args.published)} has no published file for {', '.join(lacking)}")
     results: list[Result] = []
     for pair in found:
         results.append(verify(pair, options))
         print(text_of(results[-1], args.worst), flush=True)
         if results[-1].interrupted:
             return EXIT_INTERRUPTED
+    if len(results) > 1:
+        print(f"{sum(result.ok for result in results)} of {len(results)} files are within the tolerances")
     if args.json is not None:
         try:
             atomic_write(args.json, json_printable(json.dumps(json_of(results), indent=2, allow_nan=False)) + "\n")

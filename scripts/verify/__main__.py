@@ -32,7 +32,7 @@ from feature_extraction.arguments import Parser, positive
 from feature_extraction.compare import PUBLISHED, Tolerance
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
 from feature_extraction.errors import KitError
-from feature_extraction.images.address import is_address, is_web, shown
+from feature_extraction.images.address import shown
 from feature_extraction.names import json_printable, printable
 from feature_extraction.storage import store
 from feature_extraction.storage.files import atomic_write
@@ -149,8 +149,6 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.remote:
         args.published = catalog.FEATURES_BASE_URL
-    if is_address(args.published) and not is_web(args.published):
-        parser.error(f"--published {shown(args.published)}: an address begins with http:// or https://")
     if args.json is not None and not args.json.absolute().parent.is_dir():
         parser.error(f"--json {printable(args.json)}: its folder does not exist")
     return args
@@ -172,7 +170,7 @@ def run(args: argparse.Namespace) -> int:
 
         check(options)
     if lacking := alone(args.ours, found):
-        complain(f"not compared, {printable(args.published)} has no published file for {', '.join(lacking)}")
+        complain(f"not compared, {shown(args.published)} has no published file for {', '.join(lacking)}")
     results: list[Result] = []
     for pair in found:
         results.append(verify(pair, options))

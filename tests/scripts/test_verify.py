@@ -305,7 +305,6 @@ def test_what_is_in_both_files_is_the_same_and_something_is_lacking(
 
 
 USAGE = {
-    "another protocol": (["--published", "ftp://host/x.h5"], "an address begins with http:// or https://"),
     "no folder for the JSON file": (["--json", "/nowhere/found.json"], "its folder does not exist"),
     "a share beyond 1": (["--quantile", "3"], "3 is not a part from 0 to 1"),
     "no number": (["--features", "nan"], "nan is not a number from 0"),

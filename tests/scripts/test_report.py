@@ -22,7 +22,8 @@ from PIL import Image
 from feature_extraction.errors import KitError, StoreError, UsageError
 from scripts.report import __main__ as report
 from scripts.report import files
-from scripts.report.page import PageOptions, page_of
+from scripts.report.options import PageOptions
+from scripts.report.page import page_of
 from scripts.report.photographs import Photographs, Thumbnail, recorded_path
 from scripts.report.verdict import verdict, warnings_of
 

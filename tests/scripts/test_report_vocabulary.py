@@ -19,7 +19,8 @@ from feature_extraction.errors import UnknownName, UsageError
 from kmeans.nearest_cells import KEPT
 from scripts.report import files, nearest, words
 from scripts.report.nearest import Chosen
-from scripts.report.page import PageOptions, page_of
+from scripts.report.options import PageOptions
+from scripts.report.page import page_of
 from scripts.report.photographs import Photographs, Thumbnail
 from scripts.report.plots import Plots
 from scripts.report.vocabulary_rows import choose_words

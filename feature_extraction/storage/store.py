@@ -149,7 +149,7 @@ def read_image(file: h5py.File, image_id: str) -> dict[str, NDArray[Any]]:
     """All arrays of one image by name. Raises StoreError, OSError."""
     group = guard.image_group(file, image_id)
     names = _array_names(file, group, image_id)
-    return {name: read_array(guard.plain_array(file, group, image_id, name)) for name in names}
+    return {name: read_array(plain_arrays.plain_array(file, group, image_id, name)) for name in names}
 
 
 def source_of(file: h5py.File, image_id: str) -> Source | None:

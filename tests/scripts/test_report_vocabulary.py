@@ -8,6 +8,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -40,8 +41,8 @@ def datasets(tmp_path: Path) -> Path:
     return make_album(tmp_path / "datasets")
 
 
-def page(datasets: Path, **options: object) -> str:
-    return page_of(PageOptions(datasets=datasets, **options))  # type: ignore[arg-type]
+def page(datasets: Path, **options: Any) -> str:
+    return page_of(PageOptions(datasets=datasets, **options))
 
 
 # --- the vocabulary ----------------------------------------------------------------------------------

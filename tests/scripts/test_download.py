@@ -349,6 +349,17 @@ def test_a_hostile_archive_leaves_nothing(tmp_path: Path, server: Server) -> Non
     assert not (tmp_path / "datasets" / "GQA" / "images").exists()
 
 
+def test_images_that_have_come_another_way_are_there(tmp_path: Path) -> None:
+    """Who has a data set already has no folder of its archives."""
+    for folder in ("train2014", "val2014", "test2015"):
+        (tmp_path / "datasets/COCO/images" / folder).mkdir(parents=True)
+        (tmp_path / "datasets/COCO/images" / folder / "1.jpg").touch()
+    done = command(tmp_path, "images", "coco", "--base-url", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": is there") == 3
+    assert not (tmp_path / "datasets/COCO/archives").exists()
+
+
 def test_all_that_can_be_had_without_a_form_is_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

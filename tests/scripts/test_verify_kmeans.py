@@ -23,7 +23,8 @@ from kmeans.results import compared_of
 from scripts import paper_vocabulary
 from scripts.report.compared import Compared, comparison_of
 from scripts.report.files import entries_in
-from scripts.report.page import PageOptions, page_of
+from scripts.report.options import PageOptions
+from scripts.report.page import page_of
 from scripts.report.photographs import Photographs
 from scripts.report.words import vocabularies_in
 from scripts.verify_kmeans import __main__ as verify

@@ -181,7 +181,7 @@ class CertifiedSearch:
             return unsure
         rows, columns = found.rows, found.columns
         number = torch.zeros_like(unsure).scatter_add_(0, rows, torch.ones_like(rows))
-        only = unsure.scatter(0, rows, columns)  # right where there is one
+        only = unsure.scatter(0, rows, columns)  # right where there is one; none: the lists of its tile were too short
         if not self._tiling.on_card:  # on a card finding them costs a wait, comparing them all does not
             contested = (number > 1)[rows]
             rows, columns = rows[contested], columns[contested]
@@ -198,8 +198,6 @@ class CertifiedSearch:
         winner = winner.scatter_(0, torch.where(possible, rows, m), columns)[:m]
         ids = torch.where(left == 1, winner, -1)
         ids = torch.where(number == 1, only, ids)
-        for start, stop in found.overflow:
-            ids[start:stop] = -1
         return ids
 
     def _candidates(self, x: Tensor, at: int) -> Candidates:
@@ -263,30 +261,24 @@ class Candidates(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """The candidates of a block."""
+    """The candidates of a block; none of a tile whose candidates did not fit into its lists."""
 
     rows: Tensor
     columns: Tensor
     faiss_error: Tensor
-    overflow: list[tuple[int, int]]
-    """Rows start..stop whose candidates did not fit into the lists."""
 
 
 def _together(tiles: list[Candidates], tiling: Tiling) -> Pairs:
     """The candidates of all tiles; on a card this waits, once, for their numbers."""
     import torch
 
-    overflow = []
     if tiling.room is not None:
         numbers = torch.stack([torch.stack([tile.hits, tile.number]) for tile in tiles]).tolist()
         for i, (tile, (hits, count)) in enumerate(zip(tiles, numbers, strict=True)):
-            fits = max(hits, count) <= tiling.room * tile.size
-            if not fits:
-                overflow.append((i * tiling.rows, i * tiling.rows + tile.size))
-            upto = count if fits else 0
+            upto = count if max(hits, count) <= tiling.room * tile.size else 0
             tiles[i] = tile._replace(rows=tile.rows[:upto], columns=tile.columns[:upto])
     rows, columns, faiss_error = (torch.cat(parts) for parts in list(zip(*tiles, strict=True))[:3])
-    return Pairs(rows, columns, faiss_error, overflow)
+    return Pairs(rows, columns, faiss_error)
 
 
 def positions(mask: Tensor, room: int | None) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -172,6 +174,25 @@ def test_killed_between_renaming_and_cleaning_up(tmp_path: Path, leave: str, mon
     assert make(output, ids).images == 3
     check(output, ids)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["f.h5", "f.report.json"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_what_fails_while_the_file_is_written_is_told_as_the_system_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """HDF5 writes through a sink that keeps the error from it; the error must not be lost on the way."""
+    path = tmp_path / "f.h5"
+
+    def fail(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", fail)
+        with pytest.raises(StoreError, match=f"{os.strerror(number)}.*kept"):
+            make(path, ["1", "2"])
+    assert not path.exists()
+    assert make(path, ["1", "2"]).images == 2
+    check(path, ["1", "2"])
 
 
 def test_what_killed_runs_left_is_removed_before_the_file_is_written_anew_but_not_another_s(

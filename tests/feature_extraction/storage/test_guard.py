@@ -158,3 +158,14 @@ def test_names_are_shown_without_control_characters() -> None:
     assert guard.shown(b"\xff\x00").isprintable()
     assert len(guard.shown("x" * 10_000)) < 100
     assert guard.shown("é") == "'é'"
+
+
+@pytest.mark.parametrize("how", [{"compression": "lzf"}, {"fletcher32": True}, {"scaleoffset": 3}], ids=str)
+def test_a_filter_that_is_not_of_the_layout_is_refused_though_hdf5_knows_it(tmp_path: Path, how: dict) -> None:
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file.create_dataset("1/features", data=np.ones((8, 8, 4), np.float32), chunks=(8, 8, 4), **how)
+        file.create_dataset("2/features", data=np.ones((8, 8, 4), np.float32), compression="gzip", shuffle=True)
+    with store.open_features(tmp_path / "f.h5") as file:
+        assert store.read_array(store.features_of(file, "2")).all()
+        with pytest.raises(StoreError, match="is stored with the filter"):
+            store.features_of(file, "1")

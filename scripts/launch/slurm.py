@@ -177,7 +177,7 @@ def submit(here: Launcher, target: str, files: Sequence[catalog.FeatureFile]) ->
             print(f"# ---------------- {script.name}.sbatch\n{script.text}")
         return EXIT_ALL
     if shutil.which("sbatch") is None:
-        raise UsageError("there is no sbatch here: log in where jobs are submitted, or --dry-run and copy the scripts")
+        raise UsageError("there is no sbatch here: log in where jobs are submitted, or make -n and copy the scripts")
     folder = CHECKOUT / cluster.scripts
     folder.mkdir(parents=True, exist_ok=True)
     by_name = {file.name: file for file in catalog.feature_files()}

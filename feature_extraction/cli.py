@@ -330,7 +330,7 @@ def assemble(argv: Sequence[str]) -> int:
     parser.add_argument("output", type=Path, metavar="OUTPUT.h5")
     args = parser.parse_args(argv)
     with explained():
-        from .storage.output import assemble_by_hand
+        from .storage.by_hand import assemble_by_hand
 
         outcome = assemble_by_hand(args.output)
         say(f"{args.output}: features of {outcome.images:,} images, {len(outcome.failed)} failed")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -68,10 +69,21 @@ def say(text: str) -> None:
 
 
 def run(folder: str, *command: str) -> None:
-    """Run one published command in ``folder`` as a user would. Raises CalledProcessError where it fails."""
+    """Run one published command in ``folder`` as a user would. Raises CalledProcessError where it fails,
+    KeyboardInterrupt where the user stopped it."""
     say("")
     say(f"$ cd {folder} && python {shlex.join(command)}")
-    subprocess.run([sys.executable, *command], cwd=CHECKOUT / folder, check=True)
+    interrupts: list[int] = []
+    # the command is interrupted too, and finishes what it has begun: it is waited for
+    before = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
+    try:
+        code = subprocess.run([sys.executable, *command], cwd=CHECKOUT / folder, check=False).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupts:
+        raise KeyboardInterrupt
+    if code:
+        raise subprocess.CalledProcessError(code, command)
 
 
 def run_all(datasets: Path, checkpoint_dir: Path) -> None:
@@ -113,11 +125,11 @@ def look_at(datasets: Path, page: Path, picture: Path | None, synthetic: bool) -
         say(f"picture: {picture}")
     if synthetic:
         say("The weights were SYNTHETIC: right architecture, shapes and cost, but these features carry no meaning.")
-    say(f"The page to look at: {page}")
-    if synthetic:
         say("next: make download             the published checkpoint; then make demo shows what it sees")
     say("next: make download-images      the photographs of the paper")
     say("next: make extract-all kmeans   its files; make report shows them as this page does")
+    say("")
+    say(f"The page to look at, in a browser: {page}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,17 +145,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = checkpoint(output)
         run_all(datasets, folder)
         say("")
-        say(f"Done in {time.monotonic() - start:.0f} s. What was written:\n".rstrip("\n"))
+        say(f"Done in {time.monotonic() - start:.0f} s. What was written:")
         what_was_written(datasets)
         look_at(datasets, output / "report.html", args.picture, (folder / "SYNTHETIC").exists())
-    except KitError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return EXIT_NOTHING
-    except OSError as error:
+    except KeyboardInterrupt:
+        say("")
+        say("stopped: the same command goes on there")
+        return 128 + signal.SIGINT
+    except (KitError, OSError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return EXIT_NOTHING
     except subprocess.CalledProcessError as error:
-        print(f"error: {error.cmd[1]} ended with {error.returncode}: what is above says why", file=sys.stderr)
+        print(f"error: {error.cmd[0]} ended with {error.returncode}: what is above says why", file=sys.stderr)
         return EXIT_NOTHING
     return EXIT_ALL
 

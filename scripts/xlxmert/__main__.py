@@ -6,11 +6,12 @@
 
 Files are never overwritten, links that lead nowhere are mended, everything else is said: which path which program
 reads, whether it is there, and what puts it there. Running it again changes nothing.
-Exit codes: 0 everything is there, 1 something is missing or could not be made, 2 wrong usage.
+Exit codes: 0 everything is there, 1 something is missing or could not be made, 2 wrong usage, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -52,11 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     programs = args.only.split(",") if args.only else reader.programs
     if unknown := [name for name in programs if name not in reader.programs]:
         parse.error(f"--only: no program {unknown[0]!r}; known: {', '.join(reader.programs)}")
+    if args.datasets.exists() and not args.datasets.is_dir():
+        parse.error(f"--datasets: {printable(args.datasets)} is no folder")
     checkout = args.checkout or beside(args.datasets, reader)
     if checkout is not None and not (checkout / reader.mark).is_dir():
         parse.error(f"--checkout: {printable(checkout)} is no checkout of {reader.name}: it has no {reader.mark}")
-    found = go_through(reader, Roots(args.datasets, checkout), programs, check=args.check)
-    print(printable(f"{reader.name}, below {args.datasets} and READER={checkout or '?'}"))
+    try:
+        found = go_through(reader, Roots(args.datasets, checkout), programs, check=args.check)
+    except KeyboardInterrupt:
+        print("stopped: what has its name is whole; the same command goes on from here")
+        return 128 + signal.SIGINT
+    absent = "" if args.datasets.is_dir() else " (no such folder)"
+    print(printable(f"{reader.name}, below {args.datasets}{absent} and READER={checkout or '?'}"))
     for line in table(found, "READER"):
         print(line)
     print()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import subprocess
@@ -415,3 +416,16 @@ def test_every_published_archive_has_its_place() -> None:
         for u in us
     }
     assert keys == set(UNPACKED)
+
+
+def test_the_lock_file_is_written_by_one_process_at_a_time(lock: LockFile) -> None:
+    """What another one recorded in between would be lost."""
+    writing = threading.Thread(target=lock.record, args=("a", SHA, 1))
+    with lock.path.with_name(lock.path.name + ".guard").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        writing.start()
+        writing.join(0.3)
+        assert writing.is_alive()
+        lock.path.write_text(json.dumps({"b": {"sha256": SHA, "size": 2}}))
+    writing.join(60)
+    assert (lock.entry("a"), lock.entry("b")) == (Known(SHA, 1), Known(SHA, 2))

@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
             close = meant(unknown[1].partition("=")[0], flags)
             message = f"no flag {unknown[1]}" + (f"; did you mean {close}?" if close else "")
         elif unknown:  # a shell makes several words of one
-            message = f"unexpected {unknown[1]}: quote what has blanks, braces or stars ('cc3m/{{00000..00331}}.tar')"
+            message = f"unexpected {unknown[1]}: quote a name with blanks, and a series ('cc3m/{{00000..00331}}.tar')"
         print(f"{self.prog}: error: {message} (see --help)", file=sys.stderr)
         sys.exit(EXIT_USAGE)
 

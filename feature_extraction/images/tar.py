@@ -44,7 +44,10 @@ def open_tar(path: Path) -> Archive:
         file = cast(BinaryIO, io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb"))
         files.check_regular(os.fstat(file.fileno()))
     except OSError as error:
-        raise ImageFolderError(f"archive {printable(path)}: {error.strerror}; expected a tar of images") from error
+        hint = ", or a series of them in braces: '{00000..00331}.tar'" if "*" in path.name else ""
+        raise ImageFolderError(
+            f"archive {printable(path)}: {error.strerror}; expected a tar of images{hint}"
+        ) from error
     except ImageError as error:
         file.close()
         raise ImageFolderError(f"archive {printable(path)}: {error}; expected a tar of images") from error

@@ -35,11 +35,12 @@ from feature_extraction.terminal import run_main, signals_to
 
 from .ensure import ensure
 from .fetch import Download, ask
-from .files import existing, room
+from .files import existing, remove_left, room
 from .part import remove_leftovers
 from .plan import PUBLISHED, Plan, nlvr2
 from .policy import RetryPolicy, Run, Stopped
 from .record import LockFile
+from .unpack import lock_of
 from .version import Version
 
 CHECKPOINT_DIR: Final = WORK / ("feature_extraction" if IS_CHECKOUT else "") / PUBLISHED_CHECKPOINT
@@ -241,7 +242,7 @@ def download_all(downloads: Sequence[Download], args: argparse.Namespace, run: R
     todo = [download for download in downloads if not is_accepted(download, lock)]
     for download in downloads:
         if download not in todo:
-            remove_leftovers(download.path)
+            clean(download)
             progress.result(f"{printable(download.destination or download.path)}: is there")
     total = sizes_and_room([download for download in todo if not download.path.is_file()], run, args.jobs)
     progress.begin(todo, total)
@@ -258,6 +259,14 @@ def download_all(downloads: Sequence[Download], args: argparse.Namespace, run: R
             except DownloadError as error:
                 problems.append(str(error))
     return problems
+
+
+def clean(download: Download) -> None:
+    """Remove what a process that was killed in its last step has left of a file that is there."""
+    remove_leftovers(download.path)
+    remove_left(download.busy)
+    if download.destination is not None:
+        remove_left(lock_of(download.destination))
 
 
 def is_accepted(download: Download, lock: LockFile) -> bool:

@@ -152,7 +152,9 @@ def test_a_series_that_the_shell_has_expanded_is_told_in_one_line(capsys: pytest
         cli.main(["--images", *(f"cc/{n:05}.tar" for n in range(300)), "--output", "f"])
     assert caught.value.code == EXIT_USAGE
     said = capsys.readouterr().err
-    assert said.startswith("python -m feature_extraction: error: unexpected cc/00001.tar: quote what has blanks")
+    assert said.startswith(
+        "python -m feature_extraction: error: unexpected cc/00001.tar: quote a name with blanks, and a series"
+    )
     assert len(said) < 200
 
 

@@ -280,9 +280,14 @@ def test_checkpoint_from_a_mirror(tmp_path: Path, server: Server) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ckpt" / "detectron_model.pth").read_bytes() == b"PK\x03\x04weights"
     assert set(json.loads((tmp_path / "lock.json").read_text())) == {"detectron_model.pth", "detectron_config.yaml"}
-    again = command(tmp_path, "checkpoint", "--base-url", server.url(""))
+    for name in ("detectron_model.pth", "detectron_config.yaml"):  # of one killed in its last step, and of one at work
+        (tmp_path / "ckpt" / f"{name}.lock").touch()
+    with (tmp_path / "ckpt" / "detectron_config.yaml.lock").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        again = command(tmp_path, "checkpoint", "--base-url", server.url(""))
     assert again.returncode == 0
     assert again.stdout.count("is there") == 2
+    assert [path.name for path in (tmp_path / "ckpt").glob("*.lock")] == ["detectron_config.yaml.lock"]
 
 
 def test_checkpoint_from_a_folder(tmp_path: Path) -> None:
@@ -332,9 +337,11 @@ def test_images_are_unpacked_into_the_published_tree(tmp_path: Path, server: Ser
     assert (images / "train2014" / "COCO_train2014_000000000001.jpg").read_bytes() == b"\xff\xd8photograph"
     assert sorted(p.name for p in images.iterdir()) == ["test2015", "train2014", "val2014"]
     assert not list((images.parent / "archives").iterdir())
+    (images / ".val2014.lock").touch()  # of one that was killed in its last step
     requests = len(server.requests)
     assert command(tmp_path, "images", "coco", "--base-url", server.url("")).returncode == 0
     assert len(server.requests) == requests, "what is there is not downloaded again"
+    assert sorted(p.name for p in images.iterdir()) == ["test2015", "train2014", "val2014"]
 
 
 def test_a_hostile_archive_leaves_nothing(tmp_path: Path, server: Server) -> None:

@@ -221,6 +221,8 @@ def test_what_is_no_tar_of_images_is_refused(path: Path, content: bytes, said: s
 def test_no_file_and_a_pipe_are_refused(path: Path) -> None:
     with pytest.raises(ImageFolderError, match="No such file"):
         open_tar(path)
+    with pytest.raises(ImageFolderError, match="a series of them in braces"):
+        open_tar(path.with_name("*.tar"))
     os.mkfifo(path)
     with pytest.raises(ImageFolderError, match="a named pipe"):
         open_tar(path)

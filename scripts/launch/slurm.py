@@ -33,6 +33,11 @@ MODULES: Final = """\
 command -v module >/dev/null || . /etc/profile
 module load {modules} || exit 1
 """
+HINTS: Final = {
+    "array specification": ": {tasks} tasks; fewer by a larger images_per_task (scontrol show config: MaxArraySize)",
+    "gres": ": gpus and gpu_option in cluster.toml say how cards are asked for",
+}
+"""Part of what sbatch says -> what of ours it is about."""
 BEFORE_LIMIT: Final = 120
 """Seconds before its time limit at which a task is told to stop."""
 SCRIPT: Final = """\
@@ -177,7 +182,7 @@ def submit(here: Launcher, target: str, files: Sequence[catalog.FeatureFile]) ->
             print(f"# ---------------- {script.name}.sbatch\n{script.text}")
         return EXIT_ALL
     if shutil.which("sbatch") is None:
-        raise UsageError("there is no sbatch here: log in where jobs are submitted, or --dry-run and copy the scripts")
+        raise UsageError("there is no sbatch here: log in where jobs are submitted, or make -n and copy the scripts")
     folder = CHECKOUT / cluster.scripts
     folder.mkdir(parents=True, exist_ok=True)
     by_name = {file.name: file for file in catalog.feature_files()}
@@ -216,11 +221,8 @@ def _submit(
     try:
         done = _ask(["sbatch", "--parsable", *options, path.name], folder)
     except UsageError as error:
-        if "array" not in str(error):
-            raise
-        raise UsageError(
-            f"{error}: {script.tasks} tasks; fewer by a larger images_per_task (scontrol show config: MaxArraySize)"
-        ) from None
+        hint = next((hint for word, hint in HINTS.items() if word in str(error)), "")
+        raise UsageError(f"{error}{hint.format(tasks=script.tasks)}") from None
     ids[script.name] = done.strip().partition(";")[0]
     tasks = f", {script.tasks} tasks" if script.name in files else ""
     return f"job {ids[script.name]}{tasks}{', after ' + after.replace(':', ', ') if after else ''}"
@@ -254,7 +256,6 @@ def _ask(command: Sequence[str], folder: Path) -> str:
     except OSError as error:
         raise UsageError(f"{command[0]}: {error.strerror}") from None
     if done.returncode:
-        raise UsageError(
-            f"{command[0]}: {checks.last_error(done.stderr.splitlines()) or f'ended with {done.returncode}'}"
-        )
+        said = checks.last_error(done.stderr.splitlines()) or f"ended with {done.returncode}"
+        raise UsageError(f"{command[0]}: {said.removeprefix(f'{command[0]}: error: ')}")
     return done.stdout

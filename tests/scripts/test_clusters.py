@@ -431,11 +431,13 @@ def test_a_job_of_another_data_folder_is_another(checkout: Checkout) -> None:
 def test_what_slurm_says_is_passed_on(checkout: Checkout) -> None:
     done = checkout.make("slurm-extract-vg-grid", "RUN=host", REFUSED="invalid partition specified: low")
     assert done.returncode != 0
-    assert "launch: vg-grid: sbatch: sbatch: error: invalid partition specified: low" in done.stderr
+    assert "launch: vg-grid: sbatch: invalid partition specified: low\n" in done.stderr
     done = checkout.make("slurm-extract-vg-grid", "RUN=host", REFUSED="Invalid job array specification")
     assert (
         "array specification: 1 tasks; fewer by a larger images_per_task (scontrol show config: MaxArr" in done.stderr
     )
+    done = checkout.make("slurm-extract-vg-grid", "RUN=host", REFUSED="Invalid generic resource (gres) specification")
+    assert "(gres) specification: gpus and gpu_option in cluster.toml say how cards are asked for" in done.stderr
     (checkout.bin / "sbatch").unlink()
     if not os.path.exists("/usr/bin/sbatch"):
         assert "there is no sbatch here" in checkout.make("slurm-extract-vg-grid", "RUN=host").stderr

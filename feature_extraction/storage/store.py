@@ -37,6 +37,7 @@ from h5py import h5a, h5d, h5g, h5o, h5p, h5s, h5t
 from numpy.typing import NDArray
 
 from ..errors import StoreError
+from . import arrays as plain_arrays
 from . import guard, stream
 from .source import Source
 
@@ -124,7 +125,7 @@ def features_of(file: h5py.File, image_id: str) -> h5d.DatasetID:
 
 def array_of(file: h5py.File, image_id: str, name: str) -> h5d.DatasetID:
     """The array ``name`` of one image, as ``features_of``."""
-    return guard.plain_array(file, guard.image_group(file, image_id), image_id, name)
+    return plain_arrays.plain_array(file, guard.image_group(file, image_id), image_id, name)
 
 
 def array_names(file: h5py.File, image_id: str) -> list[str]:
@@ -141,14 +142,14 @@ def _array_names(file: h5py.File, group: h5g.GroupID, image_id: str) -> list[str
 
 def read_array(array: h5d.DatasetID) -> NDArray[Any]:
     """The numbers of an array that ``features_of`` or ``array_of`` gave. Raises OSError if they cannot be read."""
-    return guard.read_array(array)
+    return plain_arrays.read_array(array)
 
 
 def read_image(file: h5py.File, image_id: str) -> dict[str, NDArray[Any]]:
     """All arrays of one image by name. Raises StoreError, OSError."""
     group = guard.image_group(file, image_id)
     names = _array_names(file, group, image_id)
-    return {name: read_array(guard.plain_array(file, group, image_id, name)) for name in names}
+    return {name: read_array(plain_arrays.plain_array(file, group, image_id, name)) for name in names}
 
 
 def source_of(file: h5py.File, image_id: str) -> Source | None:

@@ -19,7 +19,7 @@ from typing import Final
 from feature_extraction.arguments import Parser
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
 from feature_extraction.names import printable
-from feature_extraction.places import CHECKOUT
+from feature_extraction.places import WORK
 from feature_extraction.terminal import run_main
 
 from .place import Found, Roots, look, put
@@ -34,7 +34,7 @@ READERS: Final = {reader.name: reader for reader in (X_LXMERT, VL_T5)}
 def parser() -> Parser:
     parser = Parser(description=__doc__, prog="python -m scripts.xlxmert")
     add = parser.add_argument
-    add("--datasets", type=Path, default=CHECKOUT / "datasets", help="folder of the data (%(default)s)")
+    add("--datasets", type=Path, default=WORK / "datasets", help="folder of the data (%(default)s)")
     add("--for", dest="reader", choices=READERS, default="x-lxmert", help="the program that reads (%(default)s)")
     add(
         "--checkout",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import subprocess
@@ -348,6 +349,17 @@ def test_a_hostile_archive_leaves_nothing(tmp_path: Path, server: Server) -> Non
     assert not (tmp_path / "datasets" / "GQA" / "images").exists()
 
 
+def test_images_that_have_come_another_way_are_there(tmp_path: Path) -> None:
+    """Who has a data set already has no folder of its archives."""
+    for folder in ("train2014", "val2014", "test2015"):
+        (tmp_path / "datasets/COCO/images" / folder).mkdir(parents=True)
+        (tmp_path / "datasets/COCO/images" / folder / "1.jpg").touch()
+    done = command(tmp_path, "images", "coco", "--base-url", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": is there") == 3
+    assert not (tmp_path / "datasets/COCO/archives").exists()
+
+
 def test_all_that_can_be_had_without_a_form_is_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -404,3 +416,16 @@ def test_every_published_archive_has_its_place() -> None:
         for u in us
     }
     assert keys == set(UNPACKED)
+
+
+def test_the_lock_file_is_written_by_one_process_at_a_time(lock: LockFile) -> None:
+    """What another one recorded in between would be lost."""
+    writing = threading.Thread(target=lock.record, args=("a", SHA, 1))
+    with lock.path.with_name(lock.path.name + ".guard").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        writing.start()
+        writing.join(0.3)
+        assert writing.is_alive()
+        lock.path.write_text(json.dumps({"b": {"sha256": SHA, "size": 2}}))
+    writing.join(60)
+    assert (lock.entry("a"), lock.entry("b")) == (Known(SHA, 1), Known(SHA, 2))

@@ -187,8 +187,9 @@ def check_room(folder: Path, needed: int, what: str, error: type[KitError] = Sto
     """Raise ``error`` unless ``folder`` has ``needed`` bytes free; ``what`` they are for ends up in the message."""
     free = shutil.disk_usage(folder).free
     if needed > free:
+        one, unit = (1e9, "GB") if needed >= 1e9 else (1e6, "MB")
         raise error(
-            f"not enough space in {folder}: {needed / 1e9:,.1f} GB needed ({what}), {free / 1e9:,.1f} GB free; "
+            f"not enough space in {folder}: {needed / one:,.1f} {unit} needed ({what}), {free / one:,.1f} {unit} free; "
             "make space or give another output. Nothing was started"
         )
 

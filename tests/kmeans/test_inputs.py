@@ -131,7 +131,7 @@ def test_no_space(refused, good, monkeypatch):
     usage = files.shutil.disk_usage("/")
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     error = refused(src=good)
-    assert "0.0 GB free" in error
+    assert "0.0 MB free" in error
     assert "not enough space" in error
 
 

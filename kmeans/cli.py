@@ -143,8 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return guarded(work)
 
 
-def guarded(work: Callable[[], int]) -> int:
-    """The exit status of ``work``; what a user can mend is told in one line."""
+def guarded(work: Callable[[], int], interrupted: str = "the same command goes on where it stopped") -> int:
+    """The exit status of ``work``; what a user can mend is told in one line, and so is what Ctrl-C left."""
     try:
         return work()
     except KitError as error:
@@ -158,7 +158,7 @@ def guarded(work: Callable[[], int]) -> int:
             raise
         return failed(f"the GPU's memory does not suffice ({error}): give --device cpu, or wait until it is free")
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+        print(f"interrupted: {interrupted}", file=sys.stderr)
         return 130
 
 

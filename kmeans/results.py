@@ -288,8 +288,10 @@ def load_centroids(path: Path, k: int | None = None, d: int | None = None) -> Ro
     shape, dtype = mapped.shape, mapped.dtype
     if len(shape) != 2 or 0 in shape or (k is not None and k != shape[0]) or (d is not None and d != shape[1]):
         raise VocabularyError(f"{path} holds an array of shape {shape}, expected {(k or 'k', d or 'd')}")
-    if dtype != np.float32 or not np.isfinite(np.einsum("kd,kd->k", mapped, mapped)).all():
-        raise VocabularyError(f"{path} holds {dtype} values, expected finite float32 whose squares are finite too")
+    if dtype != np.float32:
+        raise VocabularyError(f"{path} holds {dtype} values, expected float32")
+    if not np.isfinite(np.einsum("kd,kd->k", mapped, mapped)).all():
+        raise VocabularyError(f"{path} holds NaN, infinity or values whose squares are infinite: no centroids")
     return np.array(mapped)
 
 

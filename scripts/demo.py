@@ -15,20 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import skimage.data
-from PIL import Image
-
 from feature_extraction.arguments import Parser
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
 from feature_extraction.errors import KitError
 from feature_extraction.names import printable
 from feature_extraction.places import CHECKOUT, PUBLISHED_CHECKPOINT
-from feature_extraction.storage.store import image_ids, open_features
 from feature_extraction.terminal import run_main
 
 from .report.__main__ import write
-from .report.page import PageOptions
-from .report.picture import picture_of, save_picture
+from .report.options import PageOptions
 
 COCO_PHOTOGRAPHS: Final = ("astronaut", "chelsea", "coffee")
 VG_PHOTOGRAPHS: Final = ("camera", "coins", "rocket")
@@ -47,6 +42,9 @@ def lay_out(datasets: Path) -> None:
 
 
 def _save(name: str, path: Path) -> None:
+    import skimage.data
+    from PIL import Image
+
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         Image.fromarray(getattr(skimage.data, name)()).save(path, quality=95)
@@ -104,6 +102,8 @@ def run_all(datasets: Path, checkpoint_dir: Path) -> None:
 
 def what_was_written(datasets: Path) -> None:
     """One line for each file, and for each array of its first image."""
+    from feature_extraction.storage.store import image_ids, open_features
+
     for path in sorted(datasets.glob("*/features/*.h5")):
         with open_features(path) as file:
             ids = image_ids(file)
@@ -119,6 +119,8 @@ def look_at(datasets: Path, page: Path, picture: Path | None, synthetic: bool) -
     write(PageOptions(datasets=datasets), page)
     say("")
     if picture is not None:
+        from .report.picture import picture_of, save_picture
+
         save_picture(picture_of(datasets, PICTURED), picture)
         say(f"picture: {picture}")
     if synthetic:

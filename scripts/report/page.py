@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 from feature_extraction.class_names import names_in, read_names
@@ -19,6 +17,7 @@ from .compared import comparison_of
 from .files import FeatureEntry, entries_in, splits_of
 from .gallery import Album, albums_of, failures_of
 from .nearest import Nearest
+from .options import PageOptions
 from .photographs import Photographs
 from .plots import Plots
 from .template import render
@@ -29,25 +28,6 @@ from .words import Postings, Vocabulary, chosen, vocabularies_in
 
 FAILURES: Final = 12
 """Failures of a file that are shown with a thumbnail; their number and the list's place are told of the others."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PageOptions:
-    """What the page is to show."""
-
-    datasets: Path
-    per_file: int = 12
-    """Images of each file."""
-    words: tuple[int, ...] = ()
-    """Words asked for by number."""
-    rows: int = 800
-    """Words at most whose nearest cells are cut from their photographs."""
-    images: tuple[Path, ...] = ()
-    """Further folders with images."""
-    names: Path | None = None
-    """File of the class names; None: looked for in the data folder and beside the checkpoint."""
-    vocabulary: str | None = None
-    """Name of the centroids' file; None: the one with most targets."""
 
 
 def page_of(options: PageOptions) -> str:

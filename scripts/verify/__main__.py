@@ -32,20 +32,25 @@ from feature_extraction.arguments import Parser, positive
 from feature_extraction.compare import PUBLISHED, Tolerance
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
 from feature_extraction.errors import KitError
-from feature_extraction.images.address import is_address, is_web, shown
+from feature_extraction.images.address import shown
 from feature_extraction.names import json_printable, printable
+from feature_extraction.places import WORK
 from feature_extraction.storage import store
 from feature_extraction.storage.files import atomic_write
 from feature_extraction.terminal import run_main
 
 from .evidence import Findings
-from .files import ERRORS, Pair, compare_files, opened, pairs, told
+from .files import ERRORS, Pair, alone, compare_files, opened, pairs, told
 from .options import Options
 from .report import Result, json_of, text_of
 from .verdict import Verdict, judge
 
 if TYPE_CHECKING:  # it needs torch
     from .explain import Explanation
+
+
+INTERRUPTED: Final = "it was interrupted"
+EXIT_INTERRUPTED: Final = 130
 
 
 def bound(text: str) -> float:
@@ -62,7 +67,6 @@ def part(text: str) -> float:
     return value
 
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 FLAGS: Final = {
     "quantile": ("quantile", part, "share of images that has to be within the rest"),
     "features": ("features", bound, "difference, of the image's largest feature"),
@@ -70,8 +74,6 @@ FLAGS: Final = {
     "box_pixels": ("boxes", bound, "how far a box may be off to be found"),
 }
 """Flag -> field of Tolerance, what it may be, help."""
-INTERRUPTED: Final = "it was interrupted"
-EXIT_INTERRUPTED: Final = 130
 
 
 def verify(pair: Pair, options: Options) -> Result:
@@ -95,8 +97,8 @@ def explained(ours: h5py.File, theirs: h5py.File, found: Findings, options: Opti
 
     try:
         return recompute(ours, theirs, found, options, complain), ""
-    except KitError as error:
-        return None, printable(str(error))
+    except (KitError, *ERRORS) as error:
+        return None, told(error)
     except KeyboardInterrupt:
         return None, INTERRUPTED
 
@@ -111,8 +113,8 @@ def arguments() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     # fmt: off
-    add("--ours", type=Path, default=ROOT / "datasets", metavar="PATH", help="folder with COCO, VG, ..., or one file")
-    add("--published", default=str(ROOT / "datasets" / "published"), metavar="PLACE",
+    add("--ours", type=Path, default=WORK / "datasets", metavar="PATH", help="folder with COCO, VG, ..., or one file")
+    add("--published", default=str(WORK / "datasets" / "published"), metavar="PLACE",
         help="folder, one file, or an address: of a file where --ours is one, else of what holds COCO, VG, ...")
     add("--remote", action="store_true", help=f"--published {catalog.FEATURES_BASE_URL}")
     add("--sample", type=positive, metavar="N",
@@ -120,7 +122,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--explain", nargs="?", const="", metavar="IMAGES",
         help="recompute the worst images under every hypothesis; IMAGES: their folder (where our file says)")
     add("--checkpoint_dir", type=Path, help="for --explain (where the extraction looks for it)")
-    add("--device", default="auto", help="for --explain: auto, cpu or cuda")
+    add("--device", default="auto", help="for --explain: auto, cpu, cuda or cuda:N")
     add("--worst", type=positive, default=5, metavar="N", help="images listed (%(default)s)")
     add("--json", type=Path, metavar="FILE", help="write everything that was found to FILE")
     # fmt: on
@@ -137,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(printable(str(error)))
         return EXIT_NOTHING
     except KeyboardInterrupt:
-        complain("interrupted; what is printed above holds")
+        complain("interrupted; of files that are told above the verdict holds")
         return EXIT_INTERRUPTED
 
 
@@ -147,8 +149,6 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.remote:
         args.published = catalog.FEATURES_BASE_URL
-    if is_address(args.published) and not is_web(args.published):
-        parser.error(f"--published {shown(args.published)}: an address begins with http:// or https://")
     if args.json is not None and not args.json.absolute().parent.is_dir():
         parser.error(f"--json {printable(args.json)}: its folder does not exist")
     return args
@@ -169,12 +169,16 @@ def run(args: argparse.Namespace) -> int:
         from .recompute import check  # it imports torch
 
         check(options)
+    if lacking := alone(args.ours, found):
+        complain(f"not compared, {shown(args.published)} has no published file for {', '.join(lacking)}")
     results: list[Result] = []
     for pair in found:
         results.append(verify(pair, options))
         print(text_of(results[-1], args.worst), flush=True)
         if results[-1].interrupted:
             return EXIT_INTERRUPTED
+    if len(results) > 1:
+        print(f"{sum(result.ok for result in results)} of {len(results)} files are within the tolerances")
     if args.json is not None:
         try:
             atomic_write(args.json, json_printable(json.dumps(json_of(results), indent=2, allow_nan=False)) + "\n")

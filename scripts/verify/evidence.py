@@ -30,7 +30,7 @@ from feature_extraction.names import printable
 
 Floats = NDArray[np.float64]
 MOST_LISTED: Final = 5
-"""Images, and problems, that are named; the JSON file has more."""
+"""Images, and problems, that are named; the JSON file has all."""
 MARKS: Final = 16
 """Numbers by which features are found again under another id."""
 
@@ -150,9 +150,14 @@ def channel_means(arrays: Arrays) -> Floats:
 
 def correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
     """Of two arrays of one shape; 0 where one of them is constant or not finite."""
+    with np.errstate(invalid="ignore"):
+        return cosine(*(v.astype(np.float64) - v.mean(dtype=np.float64) for v in (a, b)))
+
+
+def cosine(a: Floats, b: Floats) -> float:
+    """Correlation of two arrays of one shape whose mean is 0."""
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        x, y = (v.astype(np.float64).ravel() - v.mean(dtype=np.float64) for v in (a, b))
-        found = float((x @ y) / np.sqrt((x @ x) * (y @ y)))
+        found = float(np.vdot(a, b) / np.sqrt(np.vdot(a, a) * np.vdot(b, b)))
     return found if np.isfinite(found) else 0.0
 
 
@@ -180,10 +185,10 @@ def _of_grid(found: Arrays, expected: Arrays) -> dict[str, Any]:
     apart = np.abs(ours.astype(np.float64) - theirs).mean(-1)
     edge = np.concatenate([apart[-1], apart[:-1, -1]]).mean()
     elsewhere = apart[:-1, :-1].mean()
-    flat = centred(theirs)
+    mine, flat = centred(ours), centred(theirs)  # turned as well as not: the channels' means stay
     return {
-        "correlation": correlation(centred(ours), flat),
-        "turned": max(correlation(centred(turn), flat) for turn in turns(ours)),
+        "correlation": cosine(mine, flat),
+        "turned": max(cosine(turn.reshape(flat.shape), flat) for turn in turns(mine.reshape(ours.shape))),
         "lower_right": float(edge / elsewhere) if elsewhere > 0 else float("inf"),
     }
 
@@ -203,7 +208,7 @@ def _of_boxes(found: Arrays, expected: Arrays) -> dict[str, Any]:
         shown["beyond"] = tuple(_beyond(arrays, ends) for arrays in (found, expected))
     if len(pairs.found) >= 3:
         ours, theirs = found["features"][pairs.found], expected["features"][pairs.expected]
-        shown["correlation"] = correlation(centred(ours), centred(theirs))
+        shown["correlation"] = cosine(centred(ours), centred(theirs))
     shown["suppressed"] = _lacks_some(found, expected)
     return shown
 

@@ -24,6 +24,7 @@ from feature_extraction.errors import ImageError
 from feature_extraction.progress import Progress
 
 from .causes import Cause
+from .evidence import some
 from .hypotheses import OURS, Hypothesis, Size, table
 from .outcome import Outcome, Roundings, outcome_of
 
@@ -160,13 +161,12 @@ class _Trials:
 
     def __init__(self, laboratory: Laboratory, cases: Sequence[Case], progress: Progress) -> None:
         self._laboratory, self._cases, self._progress = laboratory, cases, progress
-        start = time.monotonic()
-        ours = [self._compute(OURS, case) for case in cases]
-        self.seconds = (time.monotonic() - start) / len(cases)
-        """Of one extraction."""
-        self._ours = ours
-        self.baseline = tuple(outcome_of(a, case.published) for a, case in zip(ours, cases, strict=True))
-        self.own = tuple(outcome_of(a, case.ours).level for a, case in zip(ours, cases, strict=True))
+        self.seconds = float("inf")
+        """Of the fastest extraction so far: the first one loads the detector."""
+        self._ours = [self._compute(OURS, case) for case in cases]
+        both = list(zip(self._ours, cases, strict=True))
+        self.baseline = tuple(outcome_of(found, case.published) for found, case in both)
+        self.own = tuple(outcome_of(found, case.ours).level for found, case in both)
 
     def of(self, hypothesis: Hypothesis, which: slice) -> tuple[Outcome, ...]:
         """On some of the cases. Where a hypothesis gives nothing, it leaves what there was."""
@@ -178,7 +178,9 @@ class _Trials:
         return tuple(found)
 
     def _compute(self, hypothesis: Hypothesis, case: Case) -> Arrays | None:
+        start = time.monotonic()
         arrays = self._laboratory.try_on(hypothesis, case)
+        self.seconds = min(self.seconds, time.monotonic() - start)
         self._progress.advance(1, 0)
         return arrays
 
@@ -202,7 +204,10 @@ def explain(
         baseline, ids = Tried(OURS, trials.baseline), tuple(case.id for case in cases)
         if trials.baseline[0].level <= Level.ROUNDING:  # of the worst image nothing is to be explained
             return Explanation(ids, baseline, trials.own, (), 0)
-        say(f"at most {at_most} extractions of one image, {trials.seconds:.1f} s each or more (padding enlarges)")
+        say(
+            f"recomputing {some(ids)}: at most {at_most} extractions of some {trials.seconds:.1f} s, more where "
+            "padding enlarges; Ctrl-C leaves the verdict of the files"
+        )
         first: list[Tried] = []
         for row in rows:
             if row.cause is not Cause.PRECISION and any(t.has_same_roundings for t in first):

@@ -57,6 +57,13 @@ def pairs(ours: Path, published: str) -> list[Pair]:
     return found
 
 
+def alone(ours: Path, found: Sequence[Pair]) -> list[str]:
+    """Our files below the folder ``ours`` that are in no pair, as the catalogue calls them."""
+    paired = {pair.ours for pair in found}
+    there = {file.name: file.path(ours) for file in catalog.feature_files()}
+    return [name for name, path in there.items() if path.is_file() and path not in paired]
+
+
 def _published_of(ours: Path, published: str) -> str:
     """The published file of our file: the one that was named or, where all of them lie, the one of its place."""
     if published != catalog.FEATURES_BASE_URL and not Path(published).is_dir():

@@ -106,6 +106,7 @@ def _pair_json(result: Result) -> dict[str, Any]:
         "causes": [cause.name for cause in verdict.causes],
         "recomputed": verdict.recomputed,
         "problems": list(verdict.problems),
+        "faults": {what: [printable(name) for name in ids] for what, ids in found.faults.items()},
         "compared": len(found.evidence),
         "levels": {str(level): count for level, count in found.levels.items()},
         "quantiles": {
@@ -136,6 +137,7 @@ def _hypotheses_json(explanation: Explanation | None) -> list[dict[str, Any]]:
             "cause": t.hypothesis.cause.name if t.hypothesis.cause is not None else None,
             "left": [_number(outcome.left) for outcome in t.outcomes],
             "levels": [str(outcome.level) for outcome in t.outcomes],
+            "roundings": vars(t.roundings) if t.roundings is not None else None,
         }
         for t in (explanation.baseline, *explanation.tried)
     ]

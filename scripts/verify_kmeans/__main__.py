@@ -107,6 +107,10 @@ def compared(args: argparse.Namespace, report: cli.ConsoleReporter) -> tuple[Pat
     named = results.ResultNames.of(Options(datasets_dir=args.datasets_dir, grid_size=args.grid_size)).centroids
     ours_path = args.ours or own_centroids(named)
     theirs_path = args.theirs or default_weights(options.datasets)
+    for flag, there in {"--ours": ours_path, "--theirs": theirs_path}.items():
+        if not there.exists():
+            way = "make kmeans makes ours" if flag == "--ours" else "make download-pretrained fetches the paper's"
+            raise VocabularyError(f"{there} does not exist: {way}, {flag} FILE names another")
     ours = results.load_centroids(ours_path)
     theirs, origin = their_centroids(theirs_path, ours.shape[1], args.tensor)
     if theirs.shape[1] != ours.shape[1]:
@@ -150,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report.say(f"{output}: the same and more; make report shows the words that differ most")
         return EXIT_ALL if good else EXIT_NOTHING
 
-    return cli.guarded(work)
+    return cli.guarded(work, "nothing was written")
 
 
 def printable_lines(text: str) -> str:

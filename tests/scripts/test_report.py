@@ -23,7 +23,8 @@ from PIL import Image
 from feature_extraction.errors import KitError, StoreError, UsageError
 from scripts.report import __main__ as report
 from scripts.report import files
-from scripts.report.page import PageOptions, page_of
+from scripts.report.options import PageOptions
+from scripts.report.page import page_of
 from scripts.report.photographs import Photographs, Thumbnail, recorded_path
 from scripts.report.verdict import verdict, warnings_of
 
@@ -43,7 +44,7 @@ def datasets(tmp_path: Path) -> Path:
 
 
 def page(datasets: Path, **options: object) -> str:
-    return page_of(PageOptions(datasets=datasets, **options))  # type: ignore[arg-type]
+    return page_of(PageOptions(datasets=datasets, **options))
 
 
 @functools.cache
@@ -110,7 +111,7 @@ def test_states_of_the_files(datasets: Path) -> None:
 
 
 def test_the_verdict_is_a_sentence(album: Path) -> None:
-    text = re.sub(r"<[^>]+>", "", re.search(r"<h1>(.*?)</h1>", sound(album), re.S)[1])  # type: ignore[index]
+    text = re.sub(r"<[^>]+>", "", re.search(r"<h1>(.*?)</h1>", sound(album), re.S)[1])
     assert text.split("; ") == [
         "4 of 16 files", "6 of 40,504 images of COCO valid", "2 of 108,077 images of Visual Genome",
         "SYNTHETIC weights", "0 images failed", "vocabulary of 12 words, 12 used. ",

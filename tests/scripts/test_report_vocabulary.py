@@ -8,6 +8,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,7 +20,8 @@ from feature_extraction.errors import UnknownName, UsageError
 from kmeans.nearest_cells import KEPT
 from scripts.report import files, nearest, words
 from scripts.report.nearest import Chosen
-from scripts.report.page import PageOptions, page_of
+from scripts.report.options import PageOptions
+from scripts.report.page import page_of
 from scripts.report.photographs import Photographs, Thumbnail
 from scripts.report.plots import Plots
 from scripts.report.vocabulary_rows import choose_words
@@ -37,8 +39,8 @@ def datasets(tmp_path: Path) -> Path:
     return make_album(tmp_path / "datasets")
 
 
-def page(datasets: Path, **options: object) -> str:
-    return page_of(PageOptions(datasets=datasets, **options))  # type: ignore[arg-type]
+def page(datasets: Path, **options: Any) -> str:
+    return page_of(PageOptions(datasets=datasets, **options))
 
 
 # --- the vocabulary ----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 
 from feature_extraction import catalog
 from feature_extraction.compare import SAME_NETWORK
-from scripts import parity
+from scripts import engines, parity
 from scripts.verify import __main__ as verify
 from scripts.verify.files import pairs, spread
 
@@ -70,6 +70,19 @@ def test_passes(tmp_path: Path, name: str, change: Callable[[h5py.File], None] |
     write(tmp_path / "published" / name)
     write(tmp_path / "ours" / name, change=change)
     assert run(tmp_path) == 0
+
+
+def test_of_several_files_the_last_line_counts_and_those_without_a_partner_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (GRID, BOXES):
+        write(tmp_path / "published" / name)
+        write(tmp_path / "ours" / name, change=nudge if name == GRID else later_layer)
+    write(tmp_path / "ours" / "COCO/features/maskrcnn_valid_grid8.h5")
+    assert run(tmp_path) == 1
+    said, complaint = capsys.readouterr()
+    assert said.splitlines()[-1] == "1 of 2 files are within the tolerances"
+    assert complaint.endswith("has no published file for coco-valid-grid\n")
 
 
 def test_swapped_neighbours_pass(tmp_path: Path) -> None:
@@ -292,7 +305,6 @@ def test_what_is_in_both_files_is_the_same_and_something_is_lacking(
 
 
 USAGE = {
-    "another protocol": (["--published", "ftp://host/x.h5"], "an address begins with http:// or https://"),
     "no folder for the JSON file": (["--json", "/nowhere/found.json"], "its folder does not exist"),
     "a share beyond 1": (["--quantile", "3"], "3 is not a part from 0 to 1"),
     "no number": (["--features", "nan"], "nan is not a number from 0"),
@@ -377,9 +389,9 @@ def test_parity_of_an_engine_with_another_and_with_itself(
     other = dataclasses.replace(native, model=Nudged(native.model))
     (tmp_path / "bad.png").write_bytes(b"no image")
     images = [tmp_path / "bad.png", tmp_path / "coffee.png"]
-    assert parity.compare_engines(native, other, images, SAME_NETWORK) == (2, 2)
+    assert engines.compare_engines(native, other, images, SAME_NETWORK) == (2, 2)
     said = capsys.readouterr().out
     assert "bad.png grid: passed over: " in said
     assert said.count("OUT OF BOUNDS: features: 0.001 of the largest, beyond 0.0002") == 2
-    assert parity.compare_engines(native, native, images, SAME_NETWORK) == (2, 0)
+    assert engines.compare_engines(native, native, images, SAME_NETWORK) == (2, 0)
     assert "2 of 2 within bounds" in capsys.readouterr().out

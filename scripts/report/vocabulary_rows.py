@@ -19,7 +19,7 @@ from .words import Postings, Vocabulary, nearest_words
 
 EACH: Final = 8
 """Of the largest, the median and the rarest words, so many."""
-CELLS: Final = 8
+CELLS: Final = 6
 """Nearest cells shown of the words that only stand in the images above: nearly all the time goes into their
 photographs. Of the others all that are kept."""
 NEIGHBOURS: Final = 6

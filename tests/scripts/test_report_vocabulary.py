@@ -26,8 +26,6 @@ from scripts.report.photographs import Photographs, Thumbnail
 from scripts.report.plots import Plots
 from scripts.report.vocabulary_rows import choose_words
 
-VOID = {"meta", "input", "br", "img", "link", "wbr"}
-
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -53,6 +53,8 @@ class Parser(argparse.ArgumentParser):
             flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
             close = meant(unknown[1].partition("=")[0], flags)
             message = f"no flag {unknown[1]}" + (f"; did you mean {close}?" if close else "")
+        elif unknown:  # a shell makes several words of one
+            message = f"unexpected {unknown[1]}: quote a name with blanks, and a series ('cc3m/{{00000..00331}}.tar')"
         print(f"{self.prog}: error: {message} (see --help)", file=sys.stderr)
         sys.exit(EXIT_USAGE)
 

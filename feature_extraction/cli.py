@@ -67,7 +67,12 @@ def _add_flags(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
     add("--device", default=DEFAULTS["device"], help="auto, cpu, cuda or cuda:N (%(default)s)")
     add("--precision", choices=PRECISIONS, default=DEFAULTS["precision"],
         help="%(default)s is the published arithmetic; the others are faster and drift")  # fmt: skip
-    add("--engine", choices=ENGINES, default=DEFAULTS["engine"], help="(%(default)s)")
+    add(
+        "--engine",
+        choices=ENGINES,
+        default=DEFAULTS["engine"],
+        help="native: this kit's own; reference: the original, in the gpu image (%(default)s)",
+    )
     add("--decode", choices=DECODERS, default=DEFAULTS["decode"],
         help="how palette images and such are read (%(default)s)")  # fmt: skip
     add("--workers", type=int, default=DEFAULTS["workers"], help="decoding threads (by the processors, at most 4)")
@@ -84,16 +89,26 @@ def _add_flags(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
 
 def main_for(dataset: str, kind: str, argv: Sequence[str] | None = None) -> int:
     """One of the eight published scripts."""
+    return execute(configs_for(dataset, kind, argv))
+
+
+def configs_for(
+    dataset: str, kind: str, argv: Sequence[str] | None = None, script: str | None = None
+) -> list[ExtractConfig]:
+    """What the flags of a published script ask for. Exits with the mistake, told by the name of ``script``, where they
+    are wrong."""
     data = catalog.data_set(dataset)
     parser = Parser(
-        description=f"Extract {kind} features of {data.title} with the ResNeXt-152 Faster R-CNN.", epilog=EPILOG
+        prog=script,
+        description=f"Extract {kind.removesuffix('es')} features of {data.title} with the ResNeXt-152 Faster R-CNN.",
+        epilog=EPILOG,
     )
     parser.add_argument(f"--{data.root_flag}", dest="root", type=Path, help=f"root folder ({data.default_root})")
     if data.split_names:
         parser.add_argument("--split", choices=data.split_names, default="valid", help="(%(default)s)")
     _add_flags(parser, [kind])
     args = parse(parser, argv)
-    return execute(_of_data_set(data, specs_of(parser, args, [kind]), args))
+    return _of_data_set(data, specs_of(parser, args, [kind]), args)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -188,7 +203,8 @@ def execute(configs: Sequence[ExtractConfig]) -> int:
             say(summary.line())
         if made:
             files = shlex.quote(str(made[0])) if len(made) == 1 else f"{shlex.quote(str(made[0].parent))}/*.h5"
-            say(f"next: python -m feature_extraction check {files}, or make kmeans once the grids are there")
+            then = ", or make kmeans once the grids are there" if configs[0].dataset in catalog.DATA_SETS else ""
+            say(f"next: python -m feature_extraction check {files}{then}")
         return 128 + by[0] if by and summary.exit_code == EXIT_NOTHING else summary.exit_code
     return EXIT_NOTHING
 
@@ -314,7 +330,7 @@ def assemble(argv: Sequence[str]) -> int:
     parser.add_argument("output", type=Path, metavar="OUTPUT.h5")
     args = parser.parse_args(argv)
     with explained():
-        from .storage.output import assemble_by_hand
+        from .storage.by_hand import assemble_by_hand
 
         outcome = assemble_by_hand(args.output)
         say(f"{args.output}: features of {outcome.images:,} images, {len(outcome.failed)} failed")

@@ -66,7 +66,7 @@ class Extraction:
         with ExitStack() as stack:
             writers = [stack.enter_context(Writer(target.output, clock)) for target in targets]
             write = {id(target): writer for target, writer in zip(targets, writers, strict=True)}
-            looked = look_ahead(lacking(mine, planned, progress.skip), partial(_look, clock), self.workers)
+            looked = look_ahead(lacking(mine, planned, progress.skip), partial(look, clock, stopping), self.workers)
             looked = stack.enter_context(closing(looked))
             chunks, to_read = itertools.tee(plan_batches(looked, planned, self.batch_size, progress.skip))
             images = (chunk.images for chunk in to_read)
@@ -128,7 +128,10 @@ def _planned(sharing: Sequence[Target]) -> Pass:
     return Pass(set().union(*(target.todo for target in sharing)), sharing[0].computation.network_size)
 
 
-def _look(clock: Clock, image: ListedImage) -> Looked:
+def look(clock: Clock, stopping: threading.Event, image: ListedImage) -> Looked:
+    """What an image's header says; nothing where nobody will ask any more."""
+    if stopping.is_set():
+        return Looked(image)
     with clock("look ahead"):
         at_hand = image.at_hand()
         try:

@@ -20,7 +20,7 @@ from .config import Boxes, GivenBoxes, Grid, Layer, Spec
 from .detector.boxes import clip
 from .detector.build import Detector
 from .errors import ImageError
-from .given import open_boxes
+from .given import open_boxes, refuse_beside
 from .images.decode import Pixels
 from .images.preprocess import network_size_boxes, network_size_grid, resize_for_boxes, resize_for_grid
 from .progress import Clock
@@ -166,7 +166,10 @@ class ComputeGivenBoxes(ComputeBoxes):
 
     def network_input(self, rgb: Pixels, image_id: str = "") -> NetworkInput:
         given = self._boxes_of(image_id)  # before the image is resized for nothing
-        return replace(super().network_input(rgb, image_id), given=given)
+        image = super().network_input(rgb, image_id)
+        height, width = image.pixels.shape[:2]
+        refuse_beside(given, height / image.scale, width / image.scale)
+        return replace(image, given=given)
 
     def features(self, detector: Detector, images: Tensor, batch: Sequence[NetworkInput]) -> list[Arrays | ImageError]:
         regions = [self._in_network(image) for image in batch]

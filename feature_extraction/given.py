@@ -4,8 +4,8 @@
     .json  {"<image id>": [[x1, y1, x2, y2], ...], ...}
     .npy   rows of the columns image_id (text or a whole number) and box (4 numbers); no pickle is read
 
-Numbers are pixels of the original image. The file is not trusted: sizes are bounded, and every box has to be finite and
-no smaller than nothing.
+Numbers are pixels of the original image. The file is not trusted: sizes are bounded, and every box has to be finite, no
+smaller than nothing, and not wholly beside its image, where there is nothing to compute features of.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from .names import printable
 from .storage import bounded
 from .storage.store import array_of, image_ids, open_features, read_array
 
-MOST_JSON: Final = 1 << 30
-"""Bytes: the boxes of Visual Genome's 108,077 images have about 200 MB."""
+MOST_JSON: Final = 1 << 29
+"""Bytes: the boxes of Visual Genome's 108,077 images have about 200 MB, which take 1.7 GB of memory."""
 MOST_BOXES: Final = 1000
 """Per image, as many as are ever proposed: more would only ask for memory."""
 FARTHEST: Final = 1e6
@@ -74,6 +74,17 @@ def _checked(found: NDArray[Any], form: BoxFormat, path: Path) -> NDArray[np.flo
         numbers = ", ".join(f"{n:g}" for n in found[wrong[0]].tolist())
         raise ImageError(f"box {wrong[0]} of it in {name} is ({numbers}), which as {form} is no box of an image")
     return TO_CORNERS[form](boxes)
+
+
+def refuse_beside(boxes: NDArray[np.float32], height: float, width: float) -> None:
+    """Raise ImageError for a box without a pixel of the image with its padding, of this size in original pixels."""
+    beside = (boxes[:, 2:] <= -1).any(1) | (boxes[:, :2] >= (width, height)).any(1)
+    for index in np.flatnonzero(beside)[:1]:
+        numbers = ", ".join(f"{n:g}" for n in boxes[index].tolist())
+        raise ImageError(
+            f"box {index} given for it, x1, y1, x2, y2 = ({numbers}), lies wholly beside the image: numbers are pixels "
+            "of the original image, not of a resized one"
+        )
 
 
 FIRST: Final[dict[BoxFormat, int]] = {"xyxy": 1, "xywh": 0}
@@ -131,6 +142,6 @@ def _npy(path: Path) -> LookUp:
 READERS: Final[dict[str, Callable[[Path], LookUp]]] = {".h5": _hdf5, ".json": _json, ".npy": _npy}
 EXPECTED: Final = {
     ".h5": "an array (N, 4) <image id>/boxes",
-    ".json": '{"image id": [[x1, y1, x2, y2], ...], ...}',
+    ".json": '{"image id": [[x1, y1, x2, y2], ...], ...}, of at most 0.5 GB: .h5 and .npy may have more',
     ".npy": "rows of the columns image_id and box (4 numbers), without pickles",
 }

@@ -14,6 +14,9 @@ from typing import Final
 
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
 """The folder that holds feature_extraction/; site-packages where the kit is installed."""
+IS_CHECKOUT: Final = (CHECKOUT / "Makefile").is_file()
+WORK: Final = CHECKOUT if IS_CHECKOUT else Path()
+"""Where data and downloads lie if nothing else is said: the checkout; of an installed kit the current folder."""
 PUBLISHED_CHECKPOINT: Final = Path("mask_rcnn_ckpt")
 """As the published scripts have it: below the current folder."""
 

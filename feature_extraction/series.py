@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from . import machine
 from .config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, ExtractConfig
@@ -25,6 +25,10 @@ from .storage.store import open_features, provenance, work_dir
 
 if TYPE_CHECKING:
     from .loading import DetectorOnce
+
+
+MOST_NAMED: Final = 20
+"""Tars in the last line."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class Summary:
     """What became of a series, added up."""
 
     results: int = 0
-    refused: int = 0
+    refused: list[str] = field(default_factory=list)
+    """Tars of which no file could be made, printable."""
     images: int = 0
     failed: int = 0
     stopped: bool = False
@@ -50,7 +55,7 @@ class Summary:
     def add(self, result: Report | Refused) -> None:
         self.results += 1
         if isinstance(result, Refused):
-            self.refused += 1
+            self.refused.append(result.images)
             self.codes.add(EXIT_NOTHING)
             return
         self.stopped |= result.stopped
@@ -66,8 +71,9 @@ class Summary:
         return EXIT_ALL if self.codes == {EXIT_ALL} else EXIT_SOME_FAILED
 
     def line(self) -> str:
-        refused = f"; {self.refused:,} tars could not be done" if self.refused else ""
-        files = self.results - self.refused
+        files, some = self.results - len(self.refused), ", ".join(self.refused[:MOST_NAMED])
+        more = ", ..." if len(self.refused) > MOST_NAMED else ""
+        refused = f"; no file of {len(self.refused):,} tars: {some}{more}" if self.refused else ""
         return f"in all {files:,} files, features of {self.images:,} images, {self.failed:,} failed{refused}"
 
 

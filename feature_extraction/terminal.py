@@ -1,6 +1,6 @@
 """A command at its terminal. Where nobody reads what it prints any more (``| head``), it ends without a word, as other
-Unix tools do; a package that is missing is one line; a signal that its caller ignores (``nohup``), it ignores too.
-Standard library only.
+Unix tools do; a package that is missing is one line, a Ctrl-C one word; a signal that its caller ignores (``nohup``) it
+ignores too. Standard library only.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from types import FrameType, TracebackType
 from typing import Any, Final, NoReturn
 
 from .config import EXIT_NOTHING
-from .places import CHECKOUT
+from .places import CHECKOUT, IS_CHECKOUT
 
+EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 EXIT_UNREAD: Final = 128 + signal.SIGPIPE
 """What a shell says of a program that SIGPIPE ended. The signal itself stays ignored: it would also kill where a server
 closes its connection."""
@@ -37,6 +38,9 @@ def run_main(main: Callable[[], int]) -> NoReturn:
             raise
         print(told, file=sys.stderr)
         code = EXIT_NOTHING
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        code = EXIT_INTERRUPTED
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -50,7 +54,7 @@ def lacking(error: ImportError) -> str | None:
         return None
     what = f"has no {name}" if isinstance(error, ModuleNotFoundError) else f"cannot load {name}: {error}"
     way_out = f"pip install {PACKAGES.get(name, name)}"
-    if (CHECKOUT / "Makefile").exists():
+    if IS_CHECKOUT:
         way_out = f"`make setup` installs all into {CHECKOUT / '.venv'}; then start it with .venv/bin/python instead"
     return f"error: this Python ({sys.executable}) {what}; {way_out}"
 

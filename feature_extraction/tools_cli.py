@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +18,7 @@ from .exports.spec import check as check_export
 from .names import json_printable
 
 if TYPE_CHECKING:
-    from .storage.derive import Made
+    from .storage.derive import Made, Tell
 
 
 def _parser(command: str, description: str, epilog: str = "") -> Parser:
@@ -91,6 +91,27 @@ def _tell(done: int, total: int) -> None:
         print(f"\r{done:,} of {total:,} images", end="" if done < total else "\n", file=sys.stderr, flush=True)
 
 
+class _Stopped(Exception):
+    """The run was asked to stop."""
+
+
+def _deriving(run: Callable[[Tell], int]) -> int:
+    """Let ``run`` make files, given what to tell its progress; asked to stop, it leaves nothing half made."""
+    with explained(), stopped_by_signals() as (stopping, by):
+
+        def tell(done: int, total: int) -> None:
+            _tell(done, total)
+            if stopping.is_set() and done < total:
+                raise _Stopped
+
+        try:
+            return run(tell)
+        except _Stopped:
+            say("stopped: nothing of the file is left. The same command begins anew")
+            return 128 + by[0]
+    return EXIT_NOTHING
+
+
 def info(argv: Sequence[str]) -> int:
     """``python -m feature_extraction info``."""
     parser = _parser("info", "What feature files hold and what made them, without reading their features.")
@@ -133,12 +154,14 @@ def subset(argv: Sequence[str]) -> int:
     parser.add_argument("ids", type=Path, metavar="LIST.txt", help="ids, one a line; every one has to be there")
     parser.add_argument("output", type=Path, metavar="OUT.h5")
     args = parser.parse_args(argv)
-    with explained():
-        from .exports.keys import read_ids
-        from .storage.derive import subset as run
 
-        return _made(run(args.source, read_ids(args.ids), args.output, _tell))
-    return EXIT_NOTHING
+    def run(tell: Tell) -> int:
+        from .exports.keys import read_ids
+        from .storage import derive
+
+        return _made(derive.subset(args.source, read_ids(args.ids), args.output, tell))
+
+    return _deriving(run)
 
 
 def merge(argv: Sequence[str]) -> int:
@@ -150,11 +173,13 @@ def merge(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if len(args.sources) < 2:
         parser.error("give at least two files and the name of the new one")
-    with explained():
-        from .storage.derive import merge as run
 
-        return _made(run(args.sources, args.output, _tell, any_split=args.any_split))
-    return EXIT_NOTHING
+    def run(tell: Tell) -> int:
+        from .storage import derive
+
+        return _made(derive.merge(args.sources, args.output, tell, any_split=args.any_split))
+
+    return _deriving(run)
 
 
 def split(argv: Sequence[str]) -> int:
@@ -173,23 +198,26 @@ def split(argv: Sequence[str]) -> int:
         "--ids", action="append", type=Path, metavar="LIST.txt", help="ids, one a line; once for each file"
     )
     args = parser.parse_args(argv)
-    with explained():
+    lists = {path.stem: path for path in args.ids or ()}
+    if len(lists) < len(args.ids or ()):
+        parser.error("two lists have the same name")
+
+    def run(tell: Tell) -> int:
         from .exports.keys import read_ids
-        from .storage.derive import split_by_lists, split_evenly
+        from .storage import derive
         from .storage.info import describe
 
         if args.parts:
-            made = split_evenly(args.source, args.parts, args.folder, _tell)
+            made = derive.split_evenly(args.source, args.parts, args.folder, tell)
         else:
-            lists = {path.stem: read_ids(path) for path in args.ids}
-            if len(lists) < len(args.ids):
-                parser.error("two lists have the same name")
-            made = split_by_lists(args.source, lists, args.folder, _tell)
+            ids = {name: read_ids(path) for name, path in lists.items()}
+            made = derive.split_by_lists(args.source, ids, args.folder, tell)
         left = describe(args.source)["images"] - sum(one.images for one in made)
         if left:
             say(f"{left:,} images of {args.source} stand in no list and were left out")
         return _made(*made)
-    return EXIT_NOTHING
+
+    return _deriving(run)
 
 
 def repack(argv: Sequence[str]) -> int:
@@ -205,15 +233,18 @@ def repack(argv: Sequence[str]) -> int:
     add("--gzip", type=int, choices=range(10), default=0, metavar="0..9", help="level; 1 is fast, 0 none (%(default)s)")
     add("--dtype", choices=["float16"], help="of the features; what it loses is written down")
     args = parser.parse_args(argv)
-    with explained():
-        from .storage.derive import repack as run
 
-        made, loss = run(args.source, args.output, _tell, gzip=args.gzip, half=args.dtype is not None)
+    def run(tell: Tell) -> int:
+        from .storage import derive
+
+        half = args.dtype is not None
+        made, loss = derive.repack(args.source, args.output, tell, gzip=args.gzip, half=half)
         code = _made(made)
         if loss is not None and not made.already:
             say(f"  {loss}")
         return code
-    return EXIT_NOTHING
+
+    return _deriving(run)
 
 
 def _made(*files: Made) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -14,20 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import skimage.data
-from PIL import Image
-
 from feature_extraction.arguments import Parser
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
 from feature_extraction.errors import KitError
 from feature_extraction.names import printable
 from feature_extraction.places import CHECKOUT, PUBLISHED_CHECKPOINT
-from feature_extraction.storage.store import image_ids, open_features
 from feature_extraction.terminal import run_main
 
 from .report.__main__ import write
-from .report.page import PageOptions
-from .report.picture import picture_of, save_picture
+from .report.options import PageOptions
 
 COCO_PHOTOGRAPHS: Final = ("astronaut", "chelsea", "coffee")
 VG_PHOTOGRAPHS: Final = ("camera", "coins", "rocket")
@@ -46,6 +42,9 @@ def lay_out(datasets: Path) -> None:
 
 
 def _save(name: str, path: Path) -> None:
+    import skimage.data
+    from PIL import Image
+
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         Image.fromarray(getattr(skimage.data, name)()).save(path, quality=95)
@@ -70,10 +69,21 @@ def say(text: str) -> None:
 
 
 def run(folder: str, *command: str) -> None:
-    """Run one published command in ``folder`` as a user would. Raises CalledProcessError where it fails."""
+    """Run one published command in ``folder`` as a user would. Raises CalledProcessError where it fails,
+    KeyboardInterrupt where the user stopped it."""
     say("")
     say(f"$ cd {folder} && python {shlex.join(command)}")
-    subprocess.run([sys.executable, *command], cwd=CHECKOUT / folder, check=True)
+    interrupts: list[int] = []
+    # the command is interrupted too, and finishes what it has begun: it is waited for
+    before = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
+    try:
+        code = subprocess.run([sys.executable, *command], cwd=CHECKOUT / folder, check=False).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupts:
+        raise KeyboardInterrupt
+    if code:
+        raise subprocess.CalledProcessError(code, command)
 
 
 def run_all(datasets: Path, checkpoint_dir: Path) -> None:
@@ -92,6 +102,8 @@ def run_all(datasets: Path, checkpoint_dir: Path) -> None:
 
 def what_was_written(datasets: Path) -> None:
     """One line for each file, and for each array of its first image."""
+    from feature_extraction.storage.store import image_ids, open_features
+
     for path in sorted(datasets.glob("*/features/*.h5")):
         with open_features(path) as file:
             ids = image_ids(file)
@@ -107,15 +119,17 @@ def look_at(datasets: Path, page: Path, picture: Path | None, synthetic: bool) -
     write(PageOptions(datasets=datasets), page)
     say("")
     if picture is not None:
+        from .report.picture import picture_of, save_picture
+
         save_picture(picture_of(datasets, PICTURED), picture)
         say(f"picture: {picture}")
     if synthetic:
         say("The weights were SYNTHETIC: right architecture, shapes and cost, but these features carry no meaning.")
-    say(f"The page to look at: {page}")
-    if synthetic:
         say("next: make download             the published checkpoint; then make demo shows what it sees")
     say("next: make download-images      the photographs of the paper")
     say("next: make extract-all kmeans   its files; make report shows them as this page does")
+    say("")
+    say(f"The page to look at, in a browser: {page}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,17 +145,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = checkpoint(output)
         run_all(datasets, folder)
         say("")
-        say(f"Done in {time.monotonic() - start:.0f} s. What was written:\n".rstrip("\n"))
+        say(f"Done in {time.monotonic() - start:.0f} s. What was written:")
         what_was_written(datasets)
         look_at(datasets, output / "report.html", args.picture, (folder / "SYNTHETIC").exists())
-    except KitError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return EXIT_NOTHING
-    except OSError as error:
+    except KeyboardInterrupt:
+        say("")
+        say("stopped: the same command goes on there")
+        return 128 + signal.SIGINT
+    except (KitError, OSError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return EXIT_NOTHING
     except subprocess.CalledProcessError as error:
-        print(f"error: {error.cmd[1]} ended with {error.returncode}: what is above says why", file=sys.stderr)
+        print(f"error: {error.cmd[0]} ended with {error.returncode}: what is above says why", file=sys.stderr)
         return EXIT_NOTHING
     return EXIT_ALL
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from feature_extraction import catalog
+from feature_extraction.arguments import Parser
 from feature_extraction.config import EXIT_ALL, EXIT_SOME_FAILED
 from feature_extraction.errors import CheckpointError
 from feature_extraction.names import printable
@@ -147,7 +148,7 @@ def _named(tensors: Mapping[str, Tensor]) -> str:
 def parser() -> argparse.ArgumentParser:
     """Those of run_kmeans.py, and where the centroids come from."""
     parser = cli.parser()
-    parser.prog, parser.description = "python -m scripts.paper_vocabulary", __doc__
+    parser.prog, parser.description = Parser.called or "python -m scripts.paper_vocabulary", __doc__
     parser.epilog = (
         "Exit codes: 0 all done; 1 nothing, with the reason in one line; 2 usage; 3 the centroids are there, and some "
         "target's feature file is not; 130 interrupted."

@@ -20,12 +20,13 @@ _FLOORS = """
     feature_extraction.flags
     feature_extraction.storage.__init__ feature_extraction.storage.source feature_extraction.storage.files
     feature_extraction.storage.bounded feature_extraction.storage.trees feature_extraction.storage.guard
-    feature_extraction.storage.stream feature_extraction.storage.store
-    feature_extraction.storage.journal feature_extraction.storage.shares feature_extraction.storage.stored
+    feature_extraction.storage.arrays feature_extraction.storage.stream feature_extraction.storage.store
+    feature_extraction.storage.journal feature_extraction.storage.journal_writer feature_extraction.storage.shares
+    feature_extraction.storage.stored
     feature_extraction.storage.half
     feature_extraction.storage.reader feature_extraction.storage.layouts feature_extraction.storage.check
     feature_extraction.storage.assemble feature_extraction.storage.derive feature_extraction.storage.info
-    feature_extraction.storage.output
+    feature_extraction.storage.output feature_extraction.storage.by_hand
     feature_extraction.detector
     feature_extraction.images
     feature_extraction.class_names feature_extraction.drawing
@@ -179,7 +180,7 @@ def test_modules_stay_small() -> None:
     for path in CODE:
         assert len(path.read_text().splitlines()) <= 420, path
     for path in (ROOT / "tests").rglob("*.py"):
-        assert len(path.read_text().splitlines()) <= 800, path
+        assert len(path.read_text().splitlines()) <= 860, path
 
 
 @pytest.mark.parametrize("path", CODE, ids=name_of)
@@ -190,14 +191,21 @@ def test_a_function_fits_a_screen_and_is_not_nested_deep(path: Path) -> None:
         assert structure.parameters(node) <= 6, name
 
 
+def places_of(mark: re.Pattern[str]) -> set[str]:
+    """Files of the code and its tests that hold it."""
+    paths = [*CODE, *(p for p in (ROOT / "tests").rglob("*.py") if "data" not in p.relative_to(ROOT).parts)]
+    return {path.relative_to(ROOT).as_posix() for path in paths if mark.search(path.read_text())}
+
+
 def test_the_linters_are_silenced_only_where_nothing_else_can_be_done() -> None:
     """Each place is listed here; what a whole group of files needs is in pyproject.toml, with its reason."""
-    assert {path.relative_to(ROOT).as_posix() for path in CODE if structure.NOQA.search(path.read_text())} == {
+    assert places_of(structure.NOQA) == {
         "feature_extraction/__init__.py",  # an old Python has not read requires-python
         "feature_extraction/images/remote.py",  # a temporary file that lives as long as the image it holds
         "scripts/download/curl.py",  # a temporary file in an ExitStack that is closed by another method
+        "tests/helpers/browser.py",  # a child that only duplicates two file descriptors before it starts
     }
-    assert {path.relative_to(ROOT).as_posix() for path in CODE if "type: ignore" in path.read_text()} == {
+    assert places_of(re.compile(r"#\s*type:\s*ignore")) == {
         "feature_extraction/storage/guard.py",  # h5py is not annotated
         "kmeans/lloyd.py",  # faiss's annotations lack some of its functions
         "kmeans/nearest/protocol.py",

@@ -386,6 +386,37 @@ def test_what_all_files_lack_is_said_once(checkout: Checkout, lacking: str) -> N
     assert "missing" not in done.stdout
 
 
+FLAGS = {
+    (
+        "extract-all",
+        "EXTRACT_FLAGS=--batchsize 4",
+    ): "coco_extract_grid_feature.py: error: no flag --batchsize; did you mean --batch_size?",
+    ("extract-all", "EXTRACT_FLAGS=--imsize 512"): "coco_extract_bbox_feature.py: error: no flag --imsize",
+    (
+        "extract-vg-grid",
+        "EXTRACT_FLAGS=--batch_size=0",
+    ): "VG_extract_grid_feature.py: error: argument --batch_size: '0': expected",
+    ("kmeans", "KMEANS_FLAGS=--n_centroid x"): "run_kmeans.py: error: argument --n_centroids: 'x': expected",
+    ("slurm-extract-all", "KMEANS_FLAGS=--n_centrods 4"): "run_kmeans.py: error: no flag --n_centrods; did you mean",
+    (
+        "slurm-extract-vg",
+        "EXTRACT_FLAGS=--precison tf32",
+    ): "VG_extract_grid_feature.py: error: no flag --precison; did you",
+}
+
+
+@pytest.mark.parametrize(("target", "word"), FLAGS)
+def test_a_wrong_flag_is_told_before_hours_of_other_files_or_of_a_queue(
+    checkout: Checkout, target: str, word: str
+) -> None:
+    done = checkout.make(target, *HOST, word)
+    assert "Error 2" in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("make:")]
+    assert line.startswith(FLAGS[target, word])
+    assert "==" not in done.stdout
+    assert checkout.calls() == []
+
+
 def test_nobody_is_sent_to_the_host_for_what_needs_the_image(checkout: Checkout) -> None:
     for target in ("shell", "image-archive"):
         for answers in ({"image": 1}, {"info": "[name=seccomp,profile=builtin name=rootless]"}):
@@ -397,11 +428,13 @@ def test_nobody_is_sent_to_the_host_for_what_needs_the_image(checkout: Checkout)
 @pytest.mark.parametrize("runtime", ["docker", "podman"])
 def test_a_runtime_that_does_not_answer_speaks_for_itself(checkout: Checkout, runtime: str) -> None:
     refused = "permission denied while trying to connect to the socket"
-    program = f"#!/bin/sh\necho 'more before' >&2\necho '{refused}' >&2\nexit 1\n"
+    program = (
+        f"#!/bin/sh\necho 'warning' >&2\necho 'ERROR: {refused}' >&2\necho 'errors pretty printing info' >&2\nexit 1\n"
+    )
     (checkout.bin / runtime).write_text(program)
     done = checkout.make("docker-build", f"CONTAINER={runtime}", "TARGET=cpu")
     line = done.stderr.splitlines()[0]
-    assert f"launch: {runtime} does not answer ({refused}): " in line
+    assert f"launch: {runtime} does not answer (ERROR: {refused}): " in line
     assert ("group docker" in line) == (runtime == "docker")
 
 

@@ -17,14 +17,18 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ..errors import StoreError
 from ..names import json_printable
-from ..storage import files
+from ..storage import files, guard
 from ..storage.bounded import read_json
 from ..storage.half import BeyondFloat16
+from ..storage.store import work_dir
 from .form import Piece
+
+OURS: Final = frozenset(("data", "progress.jsonl", "record.json"))
+"""What lies in a work folder beside the settings."""
 
 
 class Ledger:
@@ -88,6 +92,7 @@ def open_ledger(output: Path, settings: Mapping[str, Any]) -> Iterator[Ledger]:
             begun = read_json(path)
         except FileNotFoundError:
             begun = None
+            _clear(folder)
             files.atomic_write(path, _text(settings))
         except ValueError as error:
             raise StoreError(f"{path} is damaged ({error}): delete {folder} to start anew") from error
@@ -104,16 +109,26 @@ def open_ledger(output: Path, settings: Mapping[str, Any]) -> Iterator[Ledger]:
             ledger.close()
 
 
+def _clear(folder: Path) -> None:
+    """Remove what was left by a run that was killed while it removed its work, settings first perhaps. Raises
+    StoreError where the folder is of something else: an extraction's has the same name."""
+    left = [path for path in folder.iterdir() if path.name != "lock"]
+    for path in left:
+        if path.name not in OURS and not path.name.startswith((".settings", ".record")):
+            raise StoreError(f"{folder} holds {guard.shown(path.name)}, which is of no export: give another output")
+    for path in left:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def refuse_other(found: Any, now: Mapping[str, Any], what: str, way_out: str) -> None:
     """Raise StoreError naming the first setting that differs."""
     found = found if isinstance(found, dict) else {}
     for name, value in json.loads(_text(now)).items():
         if found.get(name) != value:
             raise StoreError(f"{what} with {name} {found.get(name)!r}, now {value!r}: use the same, {way_out}")
-
-
-def work_dir(output: Path) -> Path:
-    return output.with_name(output.name + ".work")
 
 
 def record_path(output: Path) -> Path:

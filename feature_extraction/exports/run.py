@@ -24,6 +24,8 @@ from .table import FORMS
 
 BATCH: Final = 64 << 20
 """Bytes that a kill may cost: so much is written between two syncs."""
+MOST_PIECES: Final = 4096
+"""Pieces that a kill may cost, where they are small."""
 
 
 class Stopping(Protocol):
@@ -114,7 +116,7 @@ class Job:
                 waiting.append((name, len(data), zlib.crc32(data)))
                 size += len(data)
             done += len(group)
-            if size >= BATCH or done == total or stopping.is_set():
+            if size >= BATCH or len(waiting) >= MOST_PIECES or done == total or stopping.is_set():
                 self._keep(done, waiting)
                 tell(done, total)
                 waiting, size = [], 0

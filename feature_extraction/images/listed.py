@@ -50,7 +50,7 @@ class ListedImage(Protocol):
         ImageError, also where it has changed before the block is left; OSError."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageFile:
     """An image in a file of its own. ``id``: the file's stem."""
 
@@ -161,6 +161,12 @@ class Found(Generic[Listed]):
                     copies += 1
         failures = tuple(sorted(self.failures, key=lambda f: f.path))
         return Listing(tuple(images), failures, copies)
+
+
+def difference(first: ListedImage, other: ListedImage) -> str:
+    """Empty where both have the same bytes, by their digests."""
+    same = first.stamp().size == other.stamp().size and first.sha256() == other.sha256() != ""
+    return "" if same else "with different content"
 
 
 def split_name(name: bytes) -> tuple[bytes, bytes]:

@@ -11,7 +11,7 @@ import fnmatch
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -60,7 +60,7 @@ def list_images(source: Path, pattern: str = "*", recursive: bool = True) -> Lis
     if is_folder:
         _search(top, pattern, recursive, found)
     elif split_name(top)[1].lower() == LIST_SUFFIX:
-        _read_list(top, found)
+        return list_entries(top, entries_of(top))
     else:
         _add(found, top)
     return found.listing()
@@ -129,10 +129,10 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
         return False
 
 
-def _read_list(path: bytes, found: Found[ImageFile]) -> None:
-    """All that a list file names. Raises ImageFolderError where it is none, or names nothing."""
-    folder = os.path.dirname(path)
-    for entry in entries_of(path):
+def list_entries(path: bytes, entries: Sequence[bytes]) -> Listing[ImageFile]:
+    """The images that a list file names. Raises ImageFolderError where it names nothing."""
+    folder, found = os.path.dirname(path), Found(_difference)
+    for entry in entries:
         image = os.path.join(folder, entry)
         stem = split_name(os.path.basename(image))[0]
         try:
@@ -146,6 +146,7 @@ def _read_list(path: bytes, found: Found[ImageFile]) -> None:
             _add(found, image)
     if not found:
         raise ImageFolderError(f"image list {printable(path)}: names no image; expected one path a line")
+    return found.listing()
 
 
 def entries_of(path: bytes) -> list[bytes]:

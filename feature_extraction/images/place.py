@@ -6,6 +6,8 @@ User names, passwords and queries of an address (signatures, tokens) are never s
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -83,6 +85,7 @@ class Place:
                     file.write(block)
             size = self.size
             if size is not None and file.tell() != min(size, most):
+                self._forget()  # it may have been written anew since it was listed
                 raise ConnectionError(f"{file.tell():,} of {size:,} bytes came")
             return file.tell()
 
@@ -97,6 +100,13 @@ class Place:
             if info.get("type") != "directory" and not path.endswith("/")
         }
 
+    def _forget(self) -> None:
+        """Ask again what lies here when that is next wanted."""
+        self._told = None
+        for fact in ("info", "version"):
+            self.__dict__.pop(fact, None)
+        self._fs.invalidate_cache()
+
     def _open(self) -> Any:
         # of http the plain stream: its other way wants ranges, which not every server has
         settings = {"block_size": 0, "size": self.size or 1} if is_web(self.address) else {}
@@ -107,24 +117,30 @@ class Place:
         for pause in (*PAUSES, None):
             try:
                 return ask()
-            except FileNotFoundError as error:
-                raise ImageError("is not there") from error
-            except (PermissionError, NotImplementedError) as error:
-                raise ImageError(f"cannot be read: {self._said(error)}") from error
-            except MemoryError:
+            except (MemoryError, ImageError):  # the second: of a question within this one
                 raise
             except Exception as error:  # each store has errors of its own
-                if pause is None or _is_refusal(error):
-                    raise ImageError(f"cannot be read: {self._said(error)}") from error
+                problem = self._behind(error)
+                if isinstance(problem, FileNotFoundError):
+                    raise ImageError("is not there") from error
+                if pause is None or _is_refusal(problem):
+                    raise ImageError(f"cannot be read: {self._said(problem)}") from error
                 time.sleep(pause)
         raise AssertionError("the last pause is None")
+
+    def _behind(self, error: Exception) -> Exception:
+        """The error that fsspec calls a file not found: of http it is whatever befell the first question."""
+        cause = error.__cause__
+        if not is_web(self.address) or not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception):
+            return error
+        return error if getattr(cause, "status", None) in (404, 410) else cause
 
     def _said(self, error: Exception) -> str:
         """An error in one line. Of an address with secrets only its kind: others' words may repeat them in any form."""
         if printable(self.address) != self.name:
-            status = getattr(error, "status", None)
-            said = f" {status}" if isinstance(status, int) else ""
-            return f"{type(error).__name__}{said} (more is not shown, as the address holds secrets)"
+            status, number = getattr(error, "status", None), getattr(error, "errno", None)
+            fact = status if isinstance(status, int) else os.strerror(number) if isinstance(number, int) else ""
+            return f"{type(error).__name__} {fact}".rstrip() + " (more is not shown, as the address holds secrets)"
         text = without_secrets(str(error))
         return f"{type(error).__name__}{': ' if text else ''}{text[:300]}"
 
@@ -163,6 +179,11 @@ def _what_to_install(error: ImportError) -> str:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether an http server said that asking again is of no use."""
-    status = getattr(error, "status", None)
-    return isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
+    """Whether asking again is of no use: the server said so, there is nothing to ask it with, or the disk is full."""
+    status, kind = getattr(error, "status", None), type(error).__name__
+    if isinstance(error, PermissionError | NotImplementedError):
+        return True
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    forever = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
+    return forever or "Credentials" in kind or kind == "ParamValidationError"  # botocore's, which may not be imported

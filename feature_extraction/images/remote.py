@@ -21,7 +21,7 @@ from ..storage.source import FileStamp, Source
 from . import files
 from .address import is_address, is_web
 from .archive import Archive
-from .listed import Found, Listing
+from .listed import Found, Listing, difference
 from .listing import is_own
 from .place import Place
 
@@ -108,7 +108,7 @@ def list_folder(address: str) -> Listing[RemoteImage]:
         raise ImageFolderError(f"image folder {top.name}: {error}") from error
     if len(entries) > MAX_IMAGES:
         raise ImageFolderError(f"image folder {top.name}: {len(entries):,} names, the limit is {MAX_IMAGES:,}")
-    found: Found[RemoteImage] = Found(_difference)
+    found: Found[RemoteImage] = Found(difference)
     for path, place in entries.items():
         if not any(part.startswith(".") or is_own(part.encode("utf-8", "replace")) for part in path.split("/")):
             _add(found, place)
@@ -119,7 +119,7 @@ def list_folder(address: str) -> Listing[RemoteImage]:
 
 def list_addresses(addresses: Sequence[str], list_name: str) -> Listing[RemoteImage]:
     """The images at these addresses. Raises ImageFolderError where there is none; ``list_name``: for that."""
-    found: Found[RemoteImage] = Found(_difference)
+    found: Found[RemoteImage] = Found(difference)
     for address in addresses:
         if is_address(address):
             _add(found, Place.at(address))
@@ -148,12 +148,6 @@ def _add(found: Found[RemoteImage], place: Place) -> None:
         found.fail(name, place.name, "name is empty or holds a zero byte")
     else:
         found.add(name, lambda image_id: RemoteImage(image_id, place), lambda: place.name)
-
-
-def _difference(first: RemoteImage, other: RemoteImage) -> str:
-    """Empty where both have the same bytes."""
-    same = first.stamp().size == other.stamp().size and first.sha256() == other.sha256() != ""
-    return "" if same else "with different content"
 
 
 # --- tars -----------------------------------------------------------------------------------------------

@@ -9,15 +9,13 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urljoin
 
 from ..errors import ImageFolderError
 from . import listing, tar
 from .address import Origin, file_name, is_address, is_tar, is_web, scheme_of, shown
-from .listed import IMAGE_SUFFIXES, ListedImage, Listing
-
-LIST_SUFFIX: Final = ".txt"
+from .listed import IMAGE_SUFFIXES, ListedImage, Listing, split_name
 
 
 def list_source(
@@ -30,13 +28,15 @@ def list_source(
     path = Path(source)
     if is_tar(path):
         return tar.list_archive(tar.open_tar(path))
-    if path.suffix.lower() == LIST_SUFFIX and path.is_file():
-        lines = [line.decode("utf-8", "replace") for line in listing.entries_of(os.fsencode(path))]
-        if any(map(is_address, lines)):
-            from . import remote
+    if _suffix(path.name) != listing.LIST_SUFFIX or not path.is_file():
+        return listing.list_images(path, pattern, recursive)
+    entries = listing.entries_of(os.fsencode(path))
+    lines = [line.decode("utf-8", "replace") for line in entries]
+    if not any(map(is_address, lines)):
+        return listing.list_entries(os.fsencode(path), entries)
+    from . import remote
 
-            return remote.list_addresses(lines, shown(path))
-    return listing.list_images(path, pattern, recursive)
+    return remote.list_addresses(lines, shown(path))
 
 
 def _list_address(address: str, scratch: Path, say: Callable[[str], None]) -> Listing[ListedImage]:
@@ -44,14 +44,18 @@ def _list_address(address: str, scratch: Path, say: Callable[[str], None]) -> Li
 
     if is_tar(address):
         return tar.list_archive(remote.fetch_tar(address, scratch, say))
-    suffix = Path(file_name(address)).suffix.lower()
-    if suffix == LIST_SUFFIX:
+    suffix = _suffix(file_name(address))
+    if suffix == listing.LIST_SUFFIX:
         content, name = remote.read_list(address, listing.MAX_LIST_BYTES + 1)
         lines = [line.decode("utf-8", "replace") for line in listing.entries_in(content, name)]
         return remote.list_addresses([_below(address, line) for line in lines], name)
-    if suffix.encode() in IMAGE_SUFFIXES:
+    if suffix in IMAGE_SUFFIXES:
         return remote.list_addresses([address], shown(address))
     return remote.list_folder(address)
+
+
+def _suffix(name: str) -> bytes:
+    return split_name(name.encode("utf-8", "surrogateescape"))[1].lower()
 
 
 def _below(address: str, line: str) -> str:

@@ -19,7 +19,7 @@ from ..errors import ImageError, ImageFolderError
 from ..names import printable
 from . import files
 from .archive import Archive, TarMember
-from .listed import Found, Listing, looks_like_image
+from .listed import Found, Listing, difference, looks_like_image
 
 MAX_MEMBERS: Final = 4_000_000
 MAX_HEADER: Final = 1 << 20
@@ -44,7 +44,10 @@ def open_tar(path: Path) -> Archive:
         file = cast(BinaryIO, io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb"))
         files.check_regular(os.fstat(file.fileno()))
     except OSError as error:
-        raise ImageFolderError(f"archive {printable(path)}: {error.strerror}; expected a tar of images") from error
+        hint = ", or a series of them in braces: '{00000..00331}.tar'" if "*" in path.name else ""
+        raise ImageFolderError(
+            f"archive {printable(path)}: {error.strerror}; expected a tar of images{hint}"
+        ) from error
     except ImageError as error:
         file.close()
         raise ImageFolderError(f"archive {printable(path)}: {error}; expected a tar of images") from error
@@ -64,20 +67,24 @@ def list_archive(archive: Archive) -> Listing[TarMember]:
 
 
 def _list(archive: Archive) -> Listing[TarMember]:
-    found: Found[TarMember] = Found(_difference)
-    ignored = 0
+    found: Found[TarMember] = Found(difference)
+    ignored, other = 0, b""
     for info, path in _members(archive, found):
         name = path.rpartition(b"/")[2]
         if _is_hidden(path) or info.isdir():
             continue
         if not looks_like_image(name):
-            ignored += 1
+            ignored, other = ignored + 1, other or path
         elif reason := _why_not(info, name, archive):
             found.fail(name[:MAX_NAME], _shown(archive, path), reason)
         else:
             _add(found, archive, info, path)
     if not found:
-        raise ImageFolderError(f"archive {archive.name}: holds no image, {ignored:,} other members")
+        such_as = f", the first {printable(other[:MAX_NAME])}" if other else ""
+        expected = "expected names that end in .jpg, .png, ..."
+        raise ImageFolderError(
+            f"archive {archive.name}: holds no image, {ignored:,} other members{such_as}; {expected}"
+        )
     return replace(found.listing(), ignored=ignored, notes=notes_of(archive.name, archive.version), close=archive.close)
 
 
@@ -112,12 +119,6 @@ def _is_hidden(path: bytes) -> bool:
 
 def _shown(archive: Archive, path: bytes) -> str:
     return f"{archive.name}!/{printable(path[: 4 * MAX_NAME])}"
-
-
-def _difference(first: TarMember, other: TarMember) -> str:
-    """Empty where both have the same bytes."""
-    same = first.size == other.size and first.sha256() == other.sha256() != ""
-    return "" if same else "with different content"
 
 
 # --- one pass over the headers --------------------------------------------------------------------------

@@ -42,6 +42,7 @@ MOST_NAMED: Final = 100
 MOST_OPEN: Final = 64
 Image = tuple[str, Arrays, Source | None]
 Tell = Callable[[int, int], None]
+"""Called every 64 images with how many are done of how many. What it raises ends the making."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +59,18 @@ def subset(source: Path, ids: Sequence[str], output: Path, tell: Tell) -> Made:
     """Write the images ``ids`` of one file; row order is that of every feature file, ascending. Raises StoreError."""
     with store.open_features(source) as file:
         store.require(file, ids)
-        wanted = sorted(ids, key=str.encode)
-        said = derived("subset", [stamp_of(source)], file, ids=digest_of(wanted))
-        attributes = {**_made(file), "failed": 0, DERIVED: said}
-        return _write(output, _of(file, wanted), len(wanted), attributes, tell)
+        return _subset(file, ids, output, tell)
 
 
 def split_evenly(source: Path, parts: int, folder: Path, tell: Tell) -> list[Made]:
     """Write one file as ``parts`` files of almost as many images each: NAME-00001-of-00004.h5, in row order."""
     with store.open_features(source) as file:
         ids = store.image_ids(file)
-    if not 1 <= parts <= len(ids):
-        raise StoreError(f"{source} holds {len(ids):,} images: they cannot be parted into {parts:,} files")
-    bounds = [len(ids) * n // parts for n in range(parts + 1)]
-    names = [f"{source.stem}-{n:05d}-of-{parts:05d}" for n in range(1, parts + 1)]
-    return _split(source, {name: ids[bounds[n] : bounds[n + 1]] for n, name in enumerate(names)}, folder, tell)
+        if not 1 <= parts <= len(ids):
+            raise StoreError(f"{source} holds {len(ids):,} images: they cannot be parted into {parts:,} files")
+        bounds = [len(ids) * n // parts for n in range(parts + 1)]
+        names = [f"{source.stem}-{n:05d}-of-{parts:05d}.h5" for n in range(1, parts + 1)]
+        return [_subset(file, ids[bounds[n] : bounds[n + 1]], folder / name, tell) for n, name in enumerate(names)]
 
 
 def split_by_lists(source: Path, lists: Mapping[str, Sequence[str]], folder: Path, tell: Tell) -> list[Made]:
@@ -85,11 +83,14 @@ def split_by_lists(source: Path, lists: Mapping[str, Sequence[str]], folder: Pat
             seen[image_id] = name
     with store.open_features(source) as file:
         store.require(file, seen)  # before the first file is written
-    return _split(source, {f"{source.stem}-{name}": ids for name, ids in lists.items()}, folder, tell)
+        return [_subset(file, ids, folder / f"{source.stem}-{name}.h5", tell) for name, ids in lists.items()]
 
 
-def _split(source: Path, lists: Mapping[str, Sequence[str]], folder: Path, tell: Tell) -> list[Made]:
-    return [subset(source, ids, folder / f"{name}.h5", tell) for name, ids in lists.items()]
+def _subset(file: h5py.File, ids: Sequence[str], output: Path, tell: Tell) -> Made:
+    wanted = sorted(ids, key=str.encode)
+    said = derived("subset", [stamp_of(Path(file.filename))], file, ids=digest_of(wanted))
+    attributes = {**_made(file), "failed": 0, DERIVED: said}
+    return _write(output, _of(file, wanted), len(wanted), attributes, tell)
 
 
 def merge(sources: Sequence[Path], output: Path, tell: Tell, *, any_split: bool = False) -> Made:
@@ -270,5 +271,5 @@ def _counted(images: Iterable[Image], count: int, room: Path | None, tell: Tell)
             size = sum(array.nbytes for array in image[1].values())
             files.check_room(room, size * count, f"{count:,} images")
         yield image
-        if done % 256 == 255 or done + 1 == count:
+        if done % 64 == 63 or done + 1 == count:
             tell(done + 1, count)

@@ -8,7 +8,6 @@ lie inside the file, are read; everything else is a StoreError of one line. h5py
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import stat
 import struct
@@ -18,15 +17,12 @@ from typing import Any, Final
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5g, h5l, h5s, h5t
-from numpy.typing import NDArray
+from h5py import h5a, h5g, h5l, h5s, h5t
 
 from ..errors import StoreError
 from . import trees
 
 SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
-LARGEST_ARRAY: Final = 256 << 20
-"""Bytes of one array; the published ones take up to 0.5 MB."""
 MOST_ARRAYS: Final = 64
 """Arrays of one image; the published layout has up to 6."""
 MOST_ATTRIBUTES: Final = 256
@@ -35,7 +31,6 @@ LARGEST_ATTRIBUTE: Final = 1 << 16
 LONGEST_NAME: Final = 4096
 SMALLEST_ENTRY: Final = 8
 """Bytes that a name costs at least in the file: bounds how many there can be."""
-FILTERS: Final = {1: "gzip", 2: "shuffle"}
 CACHE: Final = 4 << 20
 """Bytes that HDF5 keeps of what describes groups and arrays, beside the list of all names."""
 LARGEST_CACHE: Final = 128 << 20
@@ -159,7 +154,7 @@ def walkable(file: h5py.File, group: Any, where: object) -> None:
         header = h5g.get_objinfo(group, b".").objno[0]
         trees.check_group(_pread(file), file.id.get_filesize(), base_of(file), header)
     except (trees.Looped, OSError, RuntimeError, struct.error) as error:
-        raise StoreError(f"{where}: its names cannot be read ({_reason(error)}): {MAKE_AGAIN}") from error
+        raise StoreError(f"{where}: its names cannot be read ({reason(error)}): {MAKE_AGAIN}") from error
 
 
 def _pread(file: h5py.File) -> trees.Pread:
@@ -204,7 +199,7 @@ def hard_links(file: h5py.File, group: Any, where: object) -> Iterator[str]:
     try:
         group.links.iterate(look, info=True)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise StoreError(f"{where}: its names cannot be read ({_reason(error)}): {MAKE_AGAIN}") from error
+        raise StoreError(f"{where}: its names cannot be read ({reason(error)}): {MAKE_AGAIN}") from error
     if wrong:
         raise StoreError(f"{where}: {wrong[0]}; {MAKE_AGAIN}")
     for name in names:
@@ -214,7 +209,7 @@ def hard_links(file: h5py.File, group: Any, where: object) -> Iterator[str]:
             raise StoreError(f"{where}: the name {shown(name)} is not UTF-8: {MAKE_AGAIN}") from error
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
@@ -243,7 +238,7 @@ def attributes(file: h5py.File) -> dict[str, Any]:
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
         if isinstance(error, StoreError):
             raise
-        raise StoreError(f"{path}: its attributes cannot be read ({_reason(error)}): {MAKE_AGAIN}") from error
+        raise StoreError(f"{path}: its attributes cannot be read ({reason(error)}): {MAKE_AGAIN}") from error
     return found
 
 
@@ -268,25 +263,25 @@ def text_attribute(group: Any, name: bytes) -> bytes | None:
     return bytes(value[()])
 
 
-# --- arrays -------------------------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------------------------
 
 
 def image_group(file: h5py.File, image_id: str) -> Any:
     """The group of one image (a low-level GroupID). Raises StoreError where there is none."""
     path = file.filename
     try:
-        if "/" in image_id or image_id in ("", ".") or not h5l_is_hard(file.id, image_id.encode()):
+        if "/" in image_id or image_id in ("", ".") or not is_hard(file.id, image_id.encode()):
             raise KeyError
         group = h5g.open(file.id, image_id.encode())
     except (KeyError, UnicodeEncodeError) as error:
         raise StoreError(f"{path} holds no image {shown(image_id)}") from error
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        if _kind_at(file.id, image_id) == h5g.DATASET:
+        if kind_at(file.id, image_id) == h5g.DATASET:
             raise StoreError(
                 f"{path}: {shown(image_id)} is an array at the top of the file, where every name is an image's group: "
                 "this is another layout"
             ) from error
-        raise StoreError(f"{path}: image {shown(image_id)} cannot be read ({_reason(error)}): {MAKE_AGAIN}") from error
+        raise StoreError(f"{path}: image {shown(image_id)} cannot be read ({reason(error)}): {MAKE_AGAIN}") from error
     walkable(file, group, f"{path}: image {shown(image_id)}")
     return group
 
@@ -296,99 +291,15 @@ def holds(file: h5py.File, name: str) -> bool:
     try:
         return bool(file.id.links.exists(name.encode()))
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise StoreError(f"{file.filename}: its names cannot be read ({_reason(error)}): {MAKE_AGAIN}") from error
+        raise StoreError(f"{file.filename}: its names cannot be read ({reason(error)}): {MAKE_AGAIN}") from error
 
 
-def h5l_is_hard(group: Any, name: bytes) -> bool:
+def is_hard(group: Any, name: bytes) -> bool:
     return bool(group.links.exists(name)) and group.links.get_info(name).type == h5l.TYPE_HARD
 
 
-def _kind_at(group: Any, name: str) -> int | None:
+def kind_at(group: Any, name: str) -> int | None:
     try:
         return int(h5g.get_objinfo(group, name.encode()).type)
     except (OSError, RuntimeError, ValueError, KeyError):
         return None
-
-
-def plain_array(file: h5py.File, group: Any, image_id: str, name: str) -> Any:
-    """The array ``name`` of an image's group, as a low-level DatasetID that is safe to read: numbers, of a bounded
-    size, whole, inside the file. Raises StoreError for anything else."""
-    path = file.filename
-    where = f"{path}: {shown(name)} of image {shown(image_id)}"
-    try:
-        if not group.links.exists(name.encode()):
-            below = next(hard_links(file, group, path), None)
-            if below is not None and _kind_at(group, below) == h5g.GROUP:
-                raise StoreError(
-                    f"{path}: {shown(image_id)} holds groups, not arrays (as {shown(image_id + '/' + below)}): its "
-                    "images are nested, which this program does not read"
-                )
-            raise StoreError(f"{path}: image {shown(image_id)} has no {name}: {MAKE_AGAIN}")
-        if not h5l_is_hard(group, name.encode()):
-            raise StoreError(f"{where} is a link to elsewhere: only what lies in the file itself is read; {MAKE_AGAIN}")
-        kind = _kind_at(group, name)
-        if kind != h5g.DATASET:
-            raise StoreError(f"{where} is no array: {MAKE_AGAIN}")
-        dataset = h5d.open(group, name.encode())
-        problem = _problem(dataset, file.id.get_filesize())
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(f"{where} cannot be read ({_reason(error)}): {MAKE_AGAIN}") from error
-    if problem:
-        raise StoreError(f"{where} {problem}; {MAKE_AGAIN}")
-    return dataset
-
-
-def _problem(dataset: Any, file_size: int) -> str | None:
-    """Why a data set is not plain and whole; None if it is."""
-    kind = dataset.get_type().get_class()
-    if kind not in (h5t.INTEGER, h5t.FLOAT):
-        return "is not made of plain numbers"
-    space = dataset.get_space()
-    if space.get_simple_extent_type() not in (h5s.SCALAR, h5s.SIMPLE):
-        return "has no shape"
-    shape, itemsize = space.get_simple_extent_dims(), dataset.get_type().get_size()
-    size = itemsize * math.prod(map(int, shape))
-    if itemsize > 16 or size > LARGEST_ARRAY:
-        return f"claims {size:,} bytes (shape {shape}), expected at most {LARGEST_ARRAY:,}"
-    made = dataset.get_create_plist()
-    layout = made.get_layout()
-    if layout == h5d.VIRTUAL:
-        return "is put together of other data sets: only what lies in the file itself is read"
-    if made.get_external_count():
-        return "lies in another file: only what lies in the file itself is read"
-    if layout == h5d.CONTIGUOUS:
-        offset = dataset.get_offset()
-        if size and (offset is None or dataset.get_storage_size() != size or offset + size > file_size):
-            return f"claims {size:,} bytes that the file does not hold"
-    elif layout == h5d.CHUNKED:
-        return _problem_of_chunks(dataset, made, shape, itemsize, file_size)
-    elif layout != h5d.COMPACT or dataset.get_storage_size() != size:
-        return "is stored in a way that this program does not read"
-    return None
-
-
-def _problem_of_chunks(dataset: Any, made: Any, shape: tuple[int, ...], itemsize: int, file_size: int) -> str | None:
-    for index in range(made.get_nfilters()):
-        code = made.get_filter(index)[0]
-        if code not in FILTERS:
-            return f"is stored with the filter {code}, expected none but {' and '.join(FILTERS.values())}"
-    expected, chunk_size = 1, itemsize
-    for side, chunk in zip(shape, made.get_chunk(), strict=True):
-        expected *= -(-int(side) // int(chunk))
-        chunk_size *= int(chunk)
-    if chunk_size > LARGEST_ARRAY:
-        return f"is stored in blocks of {chunk_size:,} bytes, expected at most {LARGEST_ARRAY:,}"
-    if expected > file_size // SMALLEST_ENTRY or dataset.get_num_chunks() != expected:
-        return f"claims {expected:,} blocks that the file does not hold"
-    if dataset.get_storage_size() > file_size:
-        return f"claims {dataset.get_storage_size():,} bytes that the file does not hold"
-    return None
-
-
-def read_array(dataset: Any) -> NDArray[Any]:
-    """The numbers of an array that ``plain_array`` gave."""
-    values = np.empty(dataset.shape, dataset.dtype)
-    dataset.read(h5s.ALL, h5s.ALL, values)
-    return values

@@ -21,13 +21,14 @@ from ..errors import StoreError
 from . import files, shares
 from .assemble import RATE, Assembly, Incomplete, Outcome
 from .bounded import read_json
-from .journal import JournalWriter, journal_name, journals, share_of
+from .journal import journal_name, journals
+from .journal_writer import JournalWriter
 from .shares import FolderClosed, Register
 from .source import FileStamp, Source
 from .store import image_ids, open_features, provenance, report_path, work_dir
 from .stored import Stored, open_finished
 
-__all__ = ["FileStamp", "Incomplete", "Outcome", "Output", "Source", "assemble_by_hand", "plan_digest"]
+__all__ = ["FileStamp", "Incomplete", "Outcome", "Output", "Source", "plan_digest"]
 
 MANIFEST = "manifest.json"
 
@@ -69,7 +70,7 @@ class Output:
         self._recipe = recipe_digest(identity)
         self._say = say
         self._pinned = False
-        with _one_line(f"{path} cannot be made"), contextlib.ExitStack() as stack:
+        with in_one_line(f"{path} cannot be made"), contextlib.ExitStack() as stack:
             self._finished = open_finished(path)
             if self._finished is not None:
                 stack.enter_context(self._finished)
@@ -89,7 +90,7 @@ class Output:
         The same path, size and modification time as recorded are the same bytes; otherwise ``digest()``, the SHA-256
         of the file now, is compared with the recorded one, and where it is equal, remembered. Features of an earlier
         version of this kit, which recorded no source, count as current."""
-        with _one_line(f"{self.path}: {image_id!r}"):
+        with in_one_line(f"{self.path}: {image_id!r}"):
             current, also = self._stored.is_current(image_id, FileStamp(path, size, mtime_ns), digest)
             if also is not None:
                 self._stored.remember(image_id, also)
@@ -105,7 +106,7 @@ class Output:
         missing = max(0, images - sum(1 for _ in self._stored.ids()))
         if missing:
             what = f"{missing:,} images to do and the finished file of {images:,}, {bytes_per_image:,} bytes each"
-            with _one_line(f"{self.path} cannot be made"):
+            with in_one_line(f"{self.path} cannot be made"):
                 files.check_room(self.path.parent, (missing + images) * bytes_per_image, what)
 
     # --- storing ----------------------------------------------------------------------------------------
@@ -204,7 +205,7 @@ class Output:
         if not self._stored.foreign:
             return
         path = self.folder / MANIFEST
-        found = _read_json(path)
+        found = what_it_says(path)
         if found is None and not path.exists():
             if self._finished is None:
                 raise StoreError(f"{self.folder} has journals but no {MANIFEST}: delete the folder to start anew")
@@ -225,9 +226,9 @@ class Output:
                 os.fsync(file.fileno())
             files.sync_folder(self.folder)
         except (FileExistsError, PermissionError):  # the second is sshfs's word for the first (see shares)
-            found = _read_json(path)
+            found = what_it_says(path)
             while found is None and deadline.wait():  # another one is writing it right now
-                found = _read_json(path)
+                found = what_it_says(path)
             if found is None or self._other_values(found):
                 self._stored.learn(journals(self.folder))
                 self._check_manifest()
@@ -269,7 +270,7 @@ class Output:
     def _rate(self, ended: Iterable[Mapping[str, Any]]) -> float | None:
         """Images per second of all shares together; where none of them computed, what the last report says."""
         rates = [rate for event in ended if isinstance(rate := event.get(RATE), float)]
-        return sum(rates) if rates else (_read_json(report_path(self.path)) or {}).get(RATE)
+        return sum(rates) if rates else (what_it_says(report_path(self.path)) or {}).get(RATE)
 
     def _void(self, image_id: str, place: str) -> None:
         self._stored.forget(image_id, place)
@@ -277,7 +278,7 @@ class Output:
         self._journal.sync()
 
     def _keep_plan(self, plan: str, ids: Iterable[str]) -> None:
-        """Keep the list of images beside the journals, for ``assemble_by_hand``."""
+        """Keep the list of images beside the journals, for ``by_hand``."""
         path = self.folder / plan_name(plan)
         if not path.exists():
             files.atomic_write(path, json.dumps(list(ids)))
@@ -286,7 +287,7 @@ class Output:
         """What the file holds that another process wrote while this one ended."""
         with open_features(self.path) as file:
             ids = set(image_ids(file))
-        report = _read_json(report_path(self.path)) or {}
+        report = what_it_says(report_path(self.path)) or {}
         failed = [*report.get("failed", ()), *failures]
         missing = current.keys() - ids - {failure["id"] for failure in failed}
         if missing:
@@ -308,7 +309,7 @@ class Output:
     @contextlib.contextmanager
     def _kept(self) -> Iterator[None]:
         """Errors in one line that says what is kept."""
-        with _one_line(
+        with in_one_line(
             "", f". Every image computed so far is kept in {self.folder}; mend the cause and run the same command again"
         ):
             yield
@@ -318,7 +319,7 @@ def plan_name(plan: str) -> str:
     return f"images-{plan[:16]}.json"
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def what_it_says(path: Path) -> dict[str, Any] | None:
     """What a small file says; None if there is none, or it is damaged."""
     try:
         found = read_json(path)
@@ -328,7 +329,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _one_line(what: str, behind: str = "") -> Iterator[None]:
+def in_one_line(what: str, behind: str = "") -> Iterator[None]:
     """Let every error but our own be a StoreError of one line."""
     try:
         yield
@@ -337,77 +338,3 @@ def _one_line(what: str, behind: str = "") -> Iterator[None]:
     except (OSError, MemoryError, RuntimeError, ValueError, TypeError, KeyError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise StoreError(f"{what}{': ' if what else ''}{said}{behind}") from error
-
-
-def assemble_by_hand(path: Path, *, say: Callable[[str], None] = lambda text: None) -> Outcome:
-    """Write the feature file from its journals alone, without images or detector.
-
-    For runs whose last share was killed, or that can no longer be run. Raises StoreError: StoreBusy where a share is at
-    work, Incomplete with the ids that are missing, and which shares never ended."""
-    folder = work_dir(path)
-    shares.remove_leftovers(folder)
-    if not folder.is_dir():
-        there = (
-            "is whole: there is nothing to assemble" if path.exists() else "does not exist, nor anything to make it of"
-        )
-        raise StoreError(f"{path} {there} ({folder} is not there)")
-    with _one_line(f"{path} cannot be assembled"), contextlib.ExitStack() as stack:
-        journal = JournalWriter(folder, 0, 0)
-        stack.callback(journal.close)
-        register = Register(folder)
-        register.catch_up()
-        identity = _read_json(folder / MANIFEST)
-        if identity is None and not register.closed:
-            raise StoreError(f"{folder} holds no features yet (no {MANIFEST}): run the command that makes {path.name}")
-        if identity is not None and not register.closed:
-            outcome = _by_hand(path, folder, identity, register, journal, say)
-        else:
-            with open_features(path) as file:
-                outcome = Outcome(len(image_ids(file)), [], [])
-        journal.close()
-        if register.closed or register.close():
-            shares.remove(folder)
-        return outcome
-
-
-def _by_hand(
-    path: Path, folder: Path, identity: dict[str, Any], register: Register, journal: JournalWriter,
-    say: Callable[[str], None],
-) -> Outcome:  # fmt: skip
-    recipe = recipe_digest(identity)
-    stored = Stored(None, recipe)
-    stored.learn(journals(folder))
-    ended = {j: str(end.more.get("plan")) for j, end in stored.ends.items()}
-    if not ended:
-        raise StoreError(
-            f"{path} cannot be assembled: none of its shares has ended, so its images are not known; "
-            f"{sum(1 for _ in stored.ids()):,} are stored in {folder}. Run the command that makes it again, it resumes"
-        )
-    newest = max(ended, key=lambda j: stored.ends[j].time)
-    plan, (_, count) = ended[newest], share_of(newest) or (0, 1)
-    names = [folder / journal_name(i, count) for i in range(count)]
-    unended = [i for i, name in enumerate(names) if ended.get(name) != plan]
-    never = f"; never ended: share {', '.join(str(i + 1) for i in unended)} of {count}" if unended else ""
-    try:
-        ids = read_json(folder / plan_name(plan))
-        if plan_digest(ids) != plan:
-            raise ValueError
-    except (OSError, ValueError, TypeError):
-        raise StoreError(
-            f"{path} cannot be assembled: {folder / plan_name(plan)}, the list of its images, is missing or damaged"
-            f"{never}. Run the command that makes it again, it resumes"
-        ) from None
-
-    def void(image_id: str, place: str) -> None:
-        journal.void(image_id, place)
-        journal.sync()
-
-    assembly = Assembly(
-        path, folder, recipe, identity, register.notes(), dict.fromkeys(ids),
-        [name for i, name in enumerate(names) if i not in unended], dict.fromkeys(names, 0), void, say,
-    )  # fmt: skip
-    try:
-        with files.exclusive(folder / "assemble.lock", wait=True):
-            return assembly.run()
-    except Incomplete as error:
-        raise Incomplete(f"{error}{never}", error.missing) from None

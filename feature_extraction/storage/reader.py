@@ -19,7 +19,7 @@ from h5py import h5d, h5g, h5t
 from numpy.typing import NDArray
 
 from ..errors import StoreError
-from . import guard, store
+from . import arrays, guard, store
 from .journal import checksum
 
 MOST_HEADERS: Final = 1024
@@ -90,7 +90,7 @@ class ArrayReader:
             described, offset, size = asked
             self._learn(name, address, described, offset, size)
             return described, self._crc(offset, size)
-        values = guard.read_array(guard.plain_array(self._file, group, image_id, name))
+        values = arrays.read_array(arrays.plain_array(self._file, group, image_id, name))
         return (values.dtype.str, values.shape), checksum(values)
 
     def _ask(self, group: Any, name: str) -> tuple[Described, int, int] | None:
@@ -107,7 +107,7 @@ class ArrayReader:
             offset = array.get_offset()  # None unless the bytes lie in one piece in this file
             if offset is None or array.get_storage_size() != size or offset + size > self._size:
                 return None
-            return ((kind.dtype.str, shape), offset, size) if 0 < size <= guard.LARGEST_ARRAY else None
+            return ((kind.dtype.str, shape), offset, size) if 0 < size <= arrays.LARGEST_ARRAY else None
         except (OSError, RuntimeError, ValueError, KeyError, TypeError):
             return None  # to be asked again, and the reason told, by the guard
 

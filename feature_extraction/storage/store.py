@@ -37,6 +37,7 @@ from h5py import h5a, h5d, h5g, h5o, h5p, h5s, h5t
 from numpy.typing import NDArray
 
 from ..errors import StoreError
+from . import arrays as plain_arrays
 from . import guard, stream
 from .source import Source
 
@@ -51,7 +52,7 @@ SMALLEST_COMPRESSED: Final = 4096
 
 
 def work_dir(output: Path) -> Path:
-    """Where the unfinished parts of ``output`` lie, beside it."""
+    """Where the unfinished parts of ``output``, a feature file or an export, lie beside it."""
     return output.with_name(output.name + ".work")
 
 
@@ -124,12 +125,16 @@ def features_of(file: h5py.File, image_id: str) -> h5d.DatasetID:
 
 def array_of(file: h5py.File, image_id: str, name: str) -> h5d.DatasetID:
     """The array ``name`` of one image, as ``features_of``."""
-    return guard.plain_array(file, guard.image_group(file, image_id), image_id, name)
+    return plain_arrays.plain_array(file, guard.image_group(file, image_id), image_id, name)
 
 
 def array_names(file: h5py.File, image_id: str) -> list[str]:
     """Names of the arrays of one image, ascending. Raises StoreError for too many."""
-    names = list(guard.hard_links(file, guard.image_group(file, image_id), f"{file.filename}: image {image_id!r}"))
+    return _array_names(file, guard.image_group(file, image_id), image_id)
+
+
+def _array_names(file: h5py.File, group: h5g.GroupID, image_id: str) -> list[str]:
+    names = list(guard.hard_links(file, group, f"{file.filename}: image {image_id!r}"))
     if len(names) > guard.MOST_ARRAYS:
         raise StoreError(f"{file.filename}: image {image_id!r} has {len(names):,} arrays: this is another layout")
     return names
@@ -137,12 +142,14 @@ def array_names(file: h5py.File, image_id: str) -> list[str]:
 
 def read_array(array: h5d.DatasetID) -> NDArray[Any]:
     """The numbers of an array that ``features_of`` or ``array_of`` gave. Raises OSError if they cannot be read."""
-    return guard.read_array(array)
+    return plain_arrays.read_array(array)
 
 
 def read_image(file: h5py.File, image_id: str) -> dict[str, NDArray[Any]]:
     """All arrays of one image by name. Raises StoreError, OSError."""
-    return {name: read_array(array_of(file, image_id, name)) for name in array_names(file, image_id)}
+    group = guard.image_group(file, image_id)
+    names = _array_names(file, group, image_id)
+    return {name: read_array(plain_arrays.plain_array(file, group, image_id, name)) for name in names}
 
 
 def source_of(file: h5py.File, image_id: str) -> Source | None:

@@ -34,7 +34,7 @@ from feature_extraction.detector.files import CheckpointFiles, find_checkpoint
 from feature_extraction.features import Arrays, Computation, NetworkInput, computation_of, compute
 from feature_extraction.images.decode import decode_image
 from feature_extraction.progress import Clock
-from feature_extraction.storage.journal import JournalWriter
+from feature_extraction.storage.journal_writer import JournalWriter
 from feature_extraction.terminal import run_main
 
 from .as_published import as_published

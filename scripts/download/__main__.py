@@ -30,18 +30,20 @@ from feature_extraction import catalog
 from feature_extraction.arguments import Parser, choose
 from feature_extraction.errors import DownloadError, UsageError
 from feature_extraction.names import printable
+from feature_extraction.places import IS_CHECKOUT, PUBLISHED_CHECKPOINT, WORK
 from feature_extraction.terminal import run_main, signals_to
 
 from .ensure import ensure
 from .fetch import Download, ask
-from .files import existing, room
+from .files import existing, remove_left, room
 from .part import remove_leftovers
 from .plan import PUBLISHED, Plan, nlvr2
 from .policy import RetryPolicy, Run, Stopped
 from .record import LockFile
+from .unpack import lock_of
 from .version import Version
 
-ROOT: Final = Path(__file__).resolve().parents[2]
+CHECKPOINT_DIR: Final = WORK / ("feature_extraction" if IS_CHECKOUT else "") / PUBLISHED_CHECKPOINT
 
 
 class Progress:
@@ -160,12 +162,23 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("sets", nargs="*", metavar="SET",
         help=f"of {', '.join(catalog.DATA_SETS)}; all without. Of checkpoint: "
         f"{', '.join(catalog.CHECKPOINT_URLS)}; {PUBLISHED} without")  # fmt: skip
-    parser.add_argument("--datasets", type=Path, default=ROOT / "datasets")
-    parser.add_argument("--checkpoint_dir", type=Path, default=ROOT / "feature_extraction" / "mask_rcnn_ckpt")
+    parser.add_argument("--datasets", type=Path, default=WORK / "datasets", help="folder of the data (%(default)s)")
+    parser.add_argument(
+        "--checkpoint_dir", type=Path, default=CHECKPOINT_DIR, help="folder of the detector's files (%(default)s)"
+    )
     parser.add_argument("--published", type=Path, help="where published features go (DATASETS/published)")
     parser.add_argument("--base-url", help="a mirror's address or a local folder, with the names that are printed")
-    parser.add_argument("--sha256", type=sum_of, action="append", default=[], metavar="NAME=HEX")
-    parser.add_argument("--lock", type=Path, default=ROOT / "downloads.lock.json")
+    parser.add_argument(
+        "--sha256",
+        type=sum_of,
+        action="append",
+        default=[],
+        metavar="NAME=HEX",
+        help="demand this sum of a file; repeat for several",
+    )
+    parser.add_argument(
+        "--lock", type=Path, default=WORK / "downloads.lock.json", help="where sums are recorded (%(default)s)"
+    )
     parser.add_argument("--jobs", type=int, default=4, help="files at once (%(default)s)")
     parser.add_argument("--tries", type=int, default=RetryPolicy.tries, help="without a new byte (%(default)s)")
     parser.add_argument("--first-wait", type=float, default=RetryPolicy.first_wait, help="seconds (%(default)s)")
@@ -229,7 +242,7 @@ def download_all(downloads: Sequence[Download], args: argparse.Namespace, run: R
     todo = [download for download in downloads if not is_accepted(download, lock)]
     for download in downloads:
         if download not in todo:
-            remove_leftovers(download.path)
+            clean(download)
             progress.result(f"{printable(download.destination or download.path)}: is there")
     total = sizes_and_room([download for download in todo if not download.path.is_file()], run, args.jobs)
     progress.begin(todo, total)
@@ -246,6 +259,14 @@ def download_all(downloads: Sequence[Download], args: argparse.Namespace, run: R
             except DownloadError as error:
                 problems.append(str(error))
     return problems
+
+
+def clean(download: Download) -> None:
+    """Remove what a process that was killed in its last step has left of a file that is there."""
+    remove_leftovers(download.path)
+    remove_left(download.busy)
+    if download.destination is not None:
+        remove_left(lock_of(download.destination))
 
 
 def is_accepted(download: Download, lock: LockFile) -> bool:

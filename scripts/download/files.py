@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from feature_extraction.errors import DownloadError
@@ -22,6 +22,13 @@ def exclusive(path: Path, busy: str) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def remove_left(lock: Path) -> None:
+    """Remove a lock file, unless somebody holds it: its owner was killed in its last step."""
+    if lock.exists():
+        with suppress(DownloadError, OSError), exclusive(lock, ""):
+            pass
 
 
 def sync(path: Path) -> None:

@@ -24,6 +24,8 @@ MOST_RECORD: Final = 1 << 16
 
 def remove_leftovers(path: Path) -> None:
     """What a process that was killed in its last step left beside the whole file."""
+    if not path.parent.is_dir():  # what it was unpacked to is there, and has come another way
+        return
     about = path.with_name(path.name + ".part.json")
     about.unlink(missing_ok=True)
     for half in path.parent.iterdir():  # as atomic_write names what it has not finished

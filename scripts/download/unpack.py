@@ -58,7 +58,7 @@ def unpack(
     ``destination`` still holds nothing.
     """
     name = printable(destination)
-    lock = destination.with_name(f".{destination.name}.lock")
+    lock = lock_of(destination)
     try:
         with exclusive(lock, f"{name}: another process is unpacking it; wait for it"):
             if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
@@ -69,6 +69,11 @@ def unpack(
             f"{name}: {error.strerror or error} ({printable(error.filename or lock)}): is the disk full, the folder "
             "writable? Try again"
         ) from error
+
+
+def lock_of(destination: Path) -> Path:
+    """The lock file of the process that unpacks there."""
+    return destination.with_name(f".{destination.name}.lock")
 
 
 def _unpack_alone(path: Path, top: str, destination: Path, limits: Limits, check: Callable[[], None]) -> int:

@@ -89,7 +89,7 @@ def _each(work: Any, least: float) -> float:
 
 def _written(bench: Bench, least: float) -> float:
     """Seconds to append one image's grid features to a journal, synced to the disk."""
-    from feature_extraction.storage.journal import JournalWriter
+    from feature_extraction.storage.journal_writer import JournalWriter
 
     folder = bench.scratch / "journal"
     folder.mkdir(exist_ok=True)

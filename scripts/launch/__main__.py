@@ -25,7 +25,7 @@ from feature_extraction.config import EXIT_NOTHING, EXIT_USAGE
 from feature_extraction.errors import KitError, UsageError
 from feature_extraction.terminal import run_main
 
-from . import host, slurm, vocabulary
+from . import features, host, slurm, vocabulary
 from .container import COMPOSE
 from .jobs import Command, Launcher
 from .settings import CHECKOUT, Settings, listing
@@ -51,10 +51,10 @@ JOBS: Final[Mapping[str, Callable[[Launcher], Command]]] = {
     "kmeans": lambda here: here.command(vocabulary.kmeans(here)),
     "paper-vocabulary": lambda here: here.command(vocabulary.paper_vocabulary(here)),
     "verify-kmeans": lambda here: here.command(vocabulary.verify_kmeans(here)),
-    "verify": lambda here: here.command(here.verify()),
-    "parity": lambda here: here.command(here.parity()),
-    "check": lambda here: here.command(here.check()),
-    "shell": lambda here: here.command(here.shell()),
+    "verify": lambda here: here.command(features.verify(here)),
+    "parity": lambda here: here.command(features.parity(here)),
+    "check": lambda here: here.command(features.check(here)),
+    "shell": lambda here: here.command(features.shell(here)),
     "report": host.report,
     "xlxmert": host.xlxmert,
     "gpu-test": host.gpu_test,
@@ -94,7 +94,15 @@ def commands(target: str, here: Launcher) -> Mapping[str, Callable[[], Command]]
 
 
 def _extract(here: Launcher, file: catalog.FeatureFile) -> Command:
-    return here.command(here.extract(file))
+    return here.command(features.extract(here, file))
+
+
+def _make_all(here: Launcher, target: str, found: Mapping[str, Callable[[], Command]]) -> int:
+    """Several files. What is wrong with all of them is said once. Raises UsageError."""
+    for file in files_called(target):
+        features.require_flags(here, file)
+    here.require_detector()
+    return run_all(here, found)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,8 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(lines[0] if len(lines) == 1 else "; ".join(f"({line})" for line in lines))
             return 0
         if len(found) > 1:
-            here.require_detector()
-            return run_all(here, found)
+            return _make_all(here, targets[0], found)
         (command,) = found.values()
         command().replace_this_process()
     except KitError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 from feature_extraction import catalog
 from feature_extraction.errors import UsageError
 
-from .container import IMAGE_USER
+from .container import owner_of
 
 
 def gpus() -> int:
@@ -34,7 +34,7 @@ def gpus() -> int:
 
 def require_python(python: Path) -> None:
     if not os.access(python, os.X_OK):
-        raise UsageError(f"there is no {python}: make setup, or make docker-build and RUN=container")
+        raise UsageError(f"there is no {python}: make setup, or make docker-build")
 
 
 def require_curl() -> None:
@@ -127,8 +127,7 @@ def make_output(folder: Path, *, in_container: bool) -> None:
 
 def _give_away(folder: Path, around: Path) -> None:
     """Give ``folder``, and what was made with it below ``around``, to somebody who is not root."""
-    status = around.stat()
-    user = (status.st_uid, status.st_gid or IMAGE_USER[1]) if status.st_uid else IMAGE_USER
+    user = owner_of(around)
     for made in (folder, *folder.parents):
         if made == around:
             break

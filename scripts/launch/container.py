@@ -182,7 +182,8 @@ class Runtime:
             raise UsageError(f"there is no {self.program}: install Docker or Podman (CONTAINER=...){way_out}")
         done = self._run(self.program, "info")
         if done is None or done.returncode:
-            said = done.stderr.strip().splitlines() if done else []
+            said = [line for line in (done.stderr.splitlines() if done else []) if line.strip()]
+            said = [line for line in said if line.lower().startswith("error:")] or said
             mend = "mend that" if self.is_podman else "start it (systemctl start docker), or join the group docker"
             raise UsageError(
                 f"{self.name} does not answer ({said[-1] if said else 'it says nothing'}): {mend}{way_out}"
@@ -237,11 +238,14 @@ def owner(outputs: Sequence[Path], fallback: Path) -> tuple[int, int]:
     writes (or of the data, where it writes none), or the image's user where that is root's too."""
     if os.geteuid() != 0:
         return os.geteuid(), os.getegid()
-    for folder in (*outputs, fallback):
-        if folder.exists():
-            status = folder.stat()
-            return (status.st_uid, status.st_gid or IMAGE_USER[1]) if status.st_uid != 0 else IMAGE_USER
-    return IMAGE_USER
+    there = [folder for folder in (*outputs, fallback) if folder.exists()]
+    return owner_of(there[0]) if there else IMAGE_USER
+
+
+def owner_of(folder: Path) -> tuple[int, int]:
+    """(user, group) that a folder belongs to, or the image's where that is root."""
+    status = folder.stat()
+    return (status.st_uid, status.st_gid or IMAGE_USER[1]) if status.st_uid else IMAGE_USER
 
 
 def groups_needed(mounts: Sequence[Mount]) -> list[int]:

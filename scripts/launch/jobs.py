@@ -1,4 +1,4 @@
-"""The jobs that run here or in the container: what each reads and writes, its checks and its command.
+"""What a job reads, writes and runs, and how that becomes a command: here, or in whatever runs the image.
 
 Standard library only.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,10 +24,6 @@ from .container import Inside, Mount, Runtime, links_out_of, owner, without_nest
 from .settings import CHECKOUT, Settings
 
 VENV: Final = CHECKOUT / ".venv"
-OTHER_FILES: Final = frozenset(
-    ("--imsize", "--grid_size", "--recipe", "--num_boxes", "--min_boxes", "--layer", "--class_probs", "--boxes_from")
-)
-"""Flags by which the features are not those of the published file, nor of its size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +76,7 @@ class Job:
     says: str = ""
     """One line before it starts."""
     interactive: bool = False
-    on_host: bool = True
-    """Whether it is of use outside an image as well."""
+    """A look inside the image, of no use on the host."""
 
 
 class Launcher:
@@ -147,11 +143,12 @@ class Launcher:
         """The job's command. Raises UsageError for what is lacking, unless nothing is to be run."""
         linked: Sequence[Path] = ()
         if not self.dry_run:
-            self.require_place(", or RUN=host" if job.on_host else "")
+            self.require_place("" if job.interactive else ", or RUN=host")
             linked = self.prepare(job)
         if not self.in_image:
             argv = [str(VENV / "bin" / job.command[0]), *job.command[1:]]
-            return Command(argv=argv, folder=job.folder, says=f"{job.says} (on the host)" if job.says else "")
+            says = f"{job.says} (on the host)" if job.says else ""
+            return Command(argv=argv, folder=job.folder, environment=signals_of_torchrun(), says=says)
         mounts = [Mount(path) for path in (*job.reads, *linked)] + [Mount(path, writable=True) for path in job.writes]
         inside = Inside(
             folder=job.folder, command=job.command, mounts=without_nested(mounts),
@@ -182,39 +179,6 @@ class Launcher:
         job.finish()
         return linked
 
-    # ---------------------------------------------------------------- the jobs
-
-    def extract(self, file: catalog.FeatureFile) -> Job:
-        """One of the 16 files."""
-        settings, data = self.settings, file.data
-        root = Path(os.path.realpath(settings.datasets / data.folder))
-        images, output = data.images_dir(root, file.split), data.features_file(root, file.split, file.spec.suffix)
-        flags = settings.words("EXTRACT_FLAGS")
-        elsewhere = [p.parent for p in paths_after("--output", flags)]
-        program = ["python"]
-        if self.processes > 1:
-            # its processes meet at the loopback address: in Docker without a network the host's own name is unknown
-            program = ["torchrun", "--standalone", "--local-addr", "127.0.0.1"]
-            program += ["--nproc_per_node", str(self.processes)]
-        command = [*program, file.script, f"--{data.root_flag}", f"{root}/"]
-        command += ["--split", file.split.name] if file.split.name else []
-        command += ["--checkpoint_dir", str(settings.checkpoint)]
-        command += ["--engine", settings["ENGINE"], "--precision", settings["PRECISION"]]
-        if (gpus := settings.number("GPUS")) is not None and "--device" not in flags:
-            command += ["--device", "cuda" if gpus else "cpu"]  # what was asked for by number, or nothing
-
-        def check() -> list[Path]:
-            checks.require_checkpoint(settings.checkpoint)
-            found = checks.require_images(images, f"make download-images-{data.name}", data.pattern, data.recursive)
-            if not elsewhere and not OTHER_FILES & set(flags):
-                checks.require_room(output, found.images, file.bytes_per_image)
-            return [*found.folders, *links_out_of(settings.checkpoint, (), 1)]
-
-        return Job(
-            folder="feature_extraction", command=[*command, *flags], reads=(settings.checkpoint, images),
-            writes=(*elsewhere, output.parent), check=check, says=f"{file.name}: {images} -> {output}",
-        )  # fmt: skip
-
     def linked_features(self) -> list[Path]:
         """Where links below the data folder lead: whole data sets, their feature folders, single files."""
         datasets = self.settings.datasets
@@ -227,95 +191,11 @@ class Launcher:
             found |= links_out_of(datasets / folder / "features", (datasets, *found), 1)
         return sorted(found)
 
-    def verify(self) -> Job:
-        settings, datasets, flags = self.settings, self.settings.datasets, self.settings.words("VERIFY_FLAGS")
-        address = settings["PUBLISHED"] if settings["PUBLISHED"].startswith(("http://", "https://")) else ""
-        far = bool(address or settings["REMOTE"])
-        explains = any(word.partition("=")[0] == "--explain" for word in flags)
-        if far:
-            if settings["RUN"] not in ("", "host"):
-                raise UsageError("published features behind an address: no container has a network; leave RUN out")
-            self.run = "host"
 
-        def check() -> list[Path]:
-            checks.require_folder(datasets, "make extract-all, or DATASETS=folder")
-            linked = self.linked_features()
-            if explains:
-                checks.require_checkpoint(settings.checkpoint)
-                linked += links_out_of(settings.checkpoint, (), 1)
-            if not far:
-                checks.require_folder(settings.published, "make download-features, or PUBLISHED=folder, or REMOTE=1")
-                linked += links_out_of(settings.published, (datasets, settings.published), 3)
-            return linked
-
-        place = ["--published", address or str(settings.published)] if address or not far else ["--remote"]
-        weights = ["--checkpoint_dir", str(settings.checkpoint)] if explains else []
-        return Job(
-            folder="",
-            command=["python", "-m", "scripts.verify", "--ours", str(datasets), *place, *weights, *flags],
-            reads=(datasets, *([] if far else [settings.published]), *([settings.checkpoint] if explains else [])),
-            check=check,
-        )
-
-    def parity(self) -> Job:
-        settings = self.settings
-        images = settings.path("PARITY_IMAGES", settings.datasets / "COCO/images/val2014")
-
-        def check() -> list[Path]:
-            checks.require_checkpoint(settings.checkpoint)
-            found = checks.require_images(images, "make download-images-coco, or PARITY_IMAGES=folder")
-            return [*found.folders, *links_out_of(settings.checkpoint, (), 1)]
-
-        command = [
-            "python",
-            "-m",
-            "scripts.parity",
-            "--images",
-            str(images),
-            "--checkpoint_dir",
-            str(settings.checkpoint),
-        ]
-        return Job(
-            folder="",
-            command=[*command, *settings.words("PARITY_FLAGS")],
-            reads=(settings.checkpoint, images),
-            check=check,
-        )
-
-    def check(self) -> Job:
-        """Every file that has been made, read bit by bit."""
-        datasets = self.settings.datasets
-        made = [path for file in catalog.feature_files() if (path := file.path(datasets)).is_file()]
-
-        def check() -> list[Path]:
-            if not made:
-                raise UsageError(f"no feature file has been made in {datasets}: make extract-all, or DATASETS=folder")
-            return self.linked_features()
-
-        command = ["python", "-m", "feature_extraction", "check", *map(str, made)]
-        return Job(folder="", command=command, reads=(datasets,), check=check)
-
-    def shell(self) -> Job:
-        """A look inside the image, with the data; only the folders of results can be written."""
-        if self.settings["RUN"] == "host":
-            raise UsageError("make shell looks inside the image: leave RUN=host out")
-        datasets, checkpoint = self.settings.datasets, self.settings.checkpoint
-        results = [
-            datasets / d.folder / "features" for d in catalog.DATA_SETS.values() if (datasets / d.folder).is_dir()
-        ]
-
-        def check() -> list[Path]:
-            checks.require_folder(datasets, "make download-images, or DATASETS=folder")
-            return [*self.linked_features(), *links_out_of(checkpoint, (), 1)]
-
-        if not self.in_image:
-            self.run = "container"
-        reads = (datasets, *([checkpoint] if checkpoint.is_dir() or self.dry_run else []))
-        writes = (*results, datasets / "cluster_centroids")
-        return Job(
-            folder="", command=["bash"], reads=reads, writes=writes, check=check, interactive=True,
-            on_host=False,
-        )  # fmt: skip
+def signals_of_torchrun() -> dict[str, str]:
+    """Under ``nohup`` torchrun has to be told to leave SIGHUP alone, or the end of the terminal ends its processes."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGQUIT"} if ignored else {}
 
 
 def paths_after(flag: str, words: Sequence[str]) -> list[Path]:

@@ -163,7 +163,7 @@ def listing() -> str:
     """All variables, for ``make help``."""
     lines = [
         f"  {s.name:26} {s.help}"
-        + (f": {' or '.join(s.choices)}" if s.choices else "")
+        + (f": {' or '.join(s.choices)}" if len(s.choices) > 1 else "")
         + (f" ({s.default})" if s.default else "")
         for s in SETTINGS
         if s.name != "DEVICE"

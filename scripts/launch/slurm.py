@@ -22,7 +22,7 @@ from feature_extraction import catalog
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, Grid
 from feature_extraction.errors import UsageError
 
-from . import checks, vocabulary
+from . import checks, features, vocabulary
 from .cluster import Cluster, Resources, read_cluster
 from .jobs import Launcher
 from .settings import CHECKOUT, Settings
@@ -169,6 +169,9 @@ def submit(here: Launcher, target: str, files: Sequence[catalog.FeatureFile]) ->
     path = here.settings.path("CLUSTER", CHECKOUT / "cluster.toml")
     cluster = read_cluster(path, wanted=bool(here.settings["CLUSTER"]))
     found = scripts(here, cluster, files, kmeans=target in (KMEANS, "extract-all"))
+    for file in files:
+        features.require_flags(here, file)
+    vocabulary.require_flags(here)
     if here.dry_run:
         for script in found:
             print(f"# ---------------- {script.name}.sbatch\n{script.text}")
@@ -204,7 +207,7 @@ def _submit(
     if script.name in files and is_made(files[script.name].path(here.settings.datasets)):
         return "the file is there already"
     before = [_job_before(here, files[name], ids) for name in script.after]
-    job = here.extract(files[script.name]) if script.name in files else vocabulary.kmeans(here)
+    job = features.extract(here, files[script.name]) if script.name in files else vocabulary.kmeans(here)
     here.prepare(job)
     path = folder / f"{script.name}.sbatch"
     path.write_text(script.text, encoding="utf-8")

@@ -9,6 +9,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from kmeans import cli
+
 from . import checks
 from .jobs import Job, Launcher, paths_after
 
@@ -17,7 +19,14 @@ def kmeans(here: Launcher) -> Job:
     """Train it, and assign the targets."""
     flags = here.settings.words("KMEANS_FLAGS")
     command = ["python", "run_kmeans.py", *_published_flags(here), *flags]
+    if not here.dry_run:
+        require_flags(here)
     return _job(here, "kmeans", command, _features_named(here), paths_after("--scratch", flags))
+
+
+def require_flags(here: Launcher) -> None:
+    """Exit with the mistake if KMEANS_FLAGS are none of run_kmeans.py's: before the hours that it may wait."""
+    cli.parser().parse_args(here.settings.words("KMEANS_FLAGS"))
 
 
 def paper_vocabulary(here: Launcher) -> Job:

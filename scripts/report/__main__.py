@@ -18,7 +18,7 @@ from feature_extraction.errors import KitError
 from feature_extraction.names import printable
 from feature_extraction.terminal import run_main
 
-from .page import PageOptions, page_of
+from .options import PageOptions
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -31,6 +31,8 @@ def numbers(text: str) -> tuple[int, ...]:
 
 def write(options: PageOptions, output: Path) -> None:
     """Write the page to ``output``. Raises KitError; OSError where it cannot be written."""
+    from .page import page_of  # it imports what --help does without
+
     page = page_of(options)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_bytes(page.encode("utf-8", "backslashreplace"))

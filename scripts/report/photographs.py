@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from feature_extraction.errors import ImageError, KitError
-from feature_extraction.images.decode import FORMATS, decode_image, read_size
+from feature_extraction.images.decode import decode_image
 from feature_extraction.images.files import MAX_PIXELS, open_regular
 from feature_extraction.images.listing import list_images
 from feature_extraction.images.quiet import quiet_pillow
@@ -188,25 +188,27 @@ def _cut(path: Path, wanted: set[Thumbnail | CellCut]) -> dict[Thumbnail | CellC
 
 def _read(path: Path, wanted: set[Thumbnail | CellCut]) -> tuple[tuple[int, int], Image.Image]:
     """((W, H) of the file, its pixels in RGB, perhaps fewer of them). Raises ImageError, OSError."""
-    height, width = read_size(path)  # refuses what is no image, or no size to work with
     need = max(w.side if isinstance(w, Thumbnail) else w.grid_size * CELL_SIDE for w in wanted)
-    jpeg = _read_jpeg(path, min(1.0, need / max(height, width)))
+    jpeg = _read_jpeg(path, need)
     if jpeg is not None:
-        return (width, height), jpeg
+        return jpeg
     pixels = np.asarray(decode_image(path), dtype=np.uint8)
-    return (width, height), Image.fromarray(pixels)
+    return (pixels.shape[1], pixels.shape[0]), Image.fromarray(pixels)
 
 
-def _read_jpeg(path: Path, part: float) -> Image.Image | None:
-    """A JPEG, decoded at a half, a quarter or an eighth of its size if ``part`` allows; None for others, and for what
-    is damaged. To be looked at, not to be computed with: the tries that find data missing take twice the decoding."""
+def _read_jpeg(path: Path, need: int) -> tuple[tuple[int, int], Image.Image] | None:
+    """The same of a JPEG, decoded at a half, a quarter or an eighth of its size if ``need`` pixels of the longer side
+    are left; None for others, and for what is damaged. To be looked at, not to be computed with: the tries that find
+    data missing take twice the decoding."""
     try:
-        with quiet_pillow(), Image.open(path, formats=FORMATS) as image:
-            if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+        with open_regular(os.fspath(path)) as file, quiet_pillow(), Image.open(file, formats=("JPEG",)) as image:
+            width, height = size = image.size
+            if image.format != "JPEG" or image.mode not in ("RGB", "L") or width * height > MAX_PIXELS:
                 return None
-            image.draft(None, (max(1, round(image.width * part)), max(1, round(image.height * part))))
+            part = min(1.0, need / max(size))
+            image.draft(None, (max(1, round(width * part)), max(1, round(height * part))))
             image.load()
-            return image if image.mode == "RGB" else image.convert("RGB")  # the first way copies nothing
+            return size, image if image.mode == "RGB" else image.convert("RGB")  # the first way copies nothing
     except ImageError:
         return None  # the careful way says what is wrong with it
 

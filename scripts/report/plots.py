@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import matplotlib as mpl
 import numpy as np
@@ -21,8 +21,12 @@ MARK: Final = "#040506"
 """... and this for its accent."""
 SIZE: Final = (4.6, 2.7)
 """Inches."""
-MARGINS: Final = {"left": 0.15, "right": 0.97, "bottom": 0.18, "top": 0.92}
-"""In parts of a figure whose numbers are short."""
+MARGINS: Final = {"left": 0.1, "right": 0.97, "bottom": 0.18, "top": 0.92}
+"""In parts of a figure. Fixed: a layout that matplotlib finds by itself is drawn twice."""
+FEW: Final = 40
+"""Words up to which each is a point: a line through one is nothing."""
+LETTER: Final = 0.013
+"""Width of a letter of the numbers on the left, in parts of the figure."""
 COLOURS: Final = {INK: "currentColor", MARK: "var(--accent)"}
 SETTINGS: Final[Any] = {
     "svg.fonttype": "none",
@@ -49,7 +53,7 @@ class Plots:
     def objective(self, values: Sequence[float]) -> Markup:
         """The sum of squared distances after each iteration."""
         with mpl.rc_context(SETTINGS):
-            figure, axes = _figure("iteration", "objective")
+            figure, axes = _figure("iteration", "objective", max(values))
             numbers = np.arange(1, len(values) + 1)
             axes.plot(numbers, values, color=MARK, marker="o", markersize=3, linewidth=1.4)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -60,10 +64,11 @@ class Plots:
     def sizes(self, sizes: NDArray[np.int64]) -> Markup:
         """Cells of each word, words in the order of their size."""
         with mpl.rc_context(SETTINGS):
-            figure, axes = _figure("words, the largest first", "cells of a word")
             ordered = np.sort(sizes[sizes > 0])[::-1]
+            figure, axes = _figure("words, the largest first", "cells of a word", ordered[0])
             some = np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), 600)).astype(int))
-            axes.plot(some + 1, ordered[some], color=MARK, linewidth=1.4)
+            marker = "o" if len(some) <= FEW else ""
+            axes.plot(some + 1, ordered[some], color=MARK, marker=marker, markersize=3, linewidth=1.4)
             if ordered[0] > 20 * max(1, ordered[-1]):
                 axes.set_yscale("log")
                 axes.yaxis.set_major_formatter(FuncFormatter(_thousands))
@@ -78,8 +83,9 @@ class Plots:
     def histogram(self, values: NDArray[Any], below: str, of: str) -> Markup:
         """How often values occur; ``of``: what is counted."""
         with mpl.rc_context(SETTINGS):
-            figure, axes = _figure(below, of, layout=None)
-            axes.stairs(*np.histogram(values, bins=40), fill=True, color=MARK)
+            counts, edges = np.histogram(values, bins=40)
+            figure, axes = _figure(below, of, counts.max())
+            axes.stairs(counts, edges, fill=True, color=MARK)
             axes.set_ylim(bottom=0)
             axes.xaxis.set_major_locator(MaxNLocator(6))
             _whole(axes)
@@ -92,7 +98,7 @@ class Plots:
         """A value of each cell of the grid."""
         with mpl.rc_context(SETTINGS):
             figure = Figure(figsize=SIZE)
-            axes = figure.subplots(gridspec_kw=MARGINS)
+            axes = figure.subplots(gridspec_kw=MARGINS)  # rows have one digit or two
             bar = figure.colorbar(axes.imshow(values, cmap="viridis"))
             bar.outline.set_visible(False)
             axes.set_title(title, fontsize=9)
@@ -126,10 +132,11 @@ class Plots:
         return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))
 
 
-def _figure(below: str, left: str, layout: Literal["constrained"] | None = "constrained") -> tuple[Figure, Axes]:
-    """``constrained``: room for numbers of any length; it lays out and draws twice."""
-    figure = Figure(figsize=SIZE, layout=layout)
-    axes = figure.subplots(gridspec_kw=None if layout else MARGINS)
+def _figure(below: str, left: str, largest: float) -> tuple[Figure, Axes]:
+    """``largest``: of the numbers on the left."""
+    figure = Figure(figsize=SIZE)
+    margin = MARGINS["left"] + LETTER * len(_thousands(1.1 * largest, None))
+    axes = figure.subplots(gridspec_kw={**MARGINS, "left": margin})
     axes.set_xlabel(below)
     axes.set_ylabel(left)
     axes.tick_params(width=0.6, length=3)

@@ -103,11 +103,6 @@
     if (link && show(wordOf(link), link)) event.preventDefault();
   });
 
-  // A link to a word without a row here would lead nowhere.
-  for (const link of document.querySelectorAll(".near a")) {
-    if (!document.getElementById("w" + wordOf(link))) link.removeAttribute("href");
-  }
-
   const find = document.querySelector(".find");
   if (find) {
     find.hidden = false;

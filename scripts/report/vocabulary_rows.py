@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_extraction.errors import UsageError
-from kmeans.nearest_cells import Cell
+from kmeans.nearest_cells import KEPT, Cell
 
 from .files import FeatureEntry
 from .nearest import Chosen, Nearest, nearest_cells
@@ -19,6 +19,9 @@ from .words import Postings, Vocabulary, nearest_words
 
 EACH: Final = 8
 """Of the largest, the median and the rarest words, so many."""
+CELLS: Final = 8
+"""Nearest cells shown of the words that only stand in the images above: nearly all the time goes into their
+photographs. Of the others all that are kept."""
 NEIGHBOURS: Final = 6
 """Words named as the nearest of a word."""
 ABOVE: Final = "Words of the images above"
@@ -61,7 +64,7 @@ def choose_words(vocabulary: Vocabulary, asked: Sequence[int], grids: list[NDArr
         "The largest": by_size[:EACH],
         "Around the median": by_size[middle : middle + EACH],
         "The rarest": by_size[::-1][:EACH],
-        ABOVE: _by_turns(grids),
+        ABOVE: by_turns(grids),
     }
     seen: set[int] = set()
     for title, words in chosen.items():
@@ -70,8 +73,8 @@ def choose_words(vocabulary: Vocabulary, asked: Sequence[int], grids: list[NDArr
     return {title: words for title, words in chosen.items() if words}
 
 
-def _by_turns(grids: list[NDArray[np.int64]]) -> list[int]:
-    """The words of all grids: first the most frequent one of each, then the second, and so on."""
+def by_turns(grids: list[NDArray[np.int64]]) -> list[int]:
+    """The words of all grids: first the most frequent one of each, then the second, and so on; some more than once."""
     ordered = []
     for grid in grids:
         words, counts = np.unique(grid, return_counts=True)
@@ -101,15 +104,16 @@ def word_lists(
     neighbours = nearest_words(vocabulary.centroids, everything, NEIGHBOURS)
     with_cells = set(words.pictured)
 
-    def row(word: int) -> Row:
-        near = nearest.cells.get(word, [])
+    def row(word: int, count: int) -> Row:
+        near = nearest.cells.get(word, [])[:count]
         cells = [(cell, source_of(cell, vocabulary.grid_size, files, photographs)) for cell in near]
         size = int(vocabulary.sizes[word])
         images = sum(len(np.unique(c // t.words.shape[1])) for t, c in postings.cells_of(word))
         share = size / max(1, vocabulary.cells)
         return Row(word, size, share, images, cells, neighbours[word], word in with_cells)
 
-    return [WordList(title, [row(word) for word in some]) for title, some in chosen.items()], nearest
+    counts = {title: CELLS if title == ABOVE else KEPT for title in chosen}
+    return [WordList(title, [row(word, counts[title]) for word in some]) for title, some in chosen.items()], nearest
 
 
 def source_of(near: Cell, grid_size: int, files: dict[str, FeatureEntry], photographs: Photographs) -> CellCut | None:

@@ -34,6 +34,7 @@ from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
 from feature_extraction.errors import KitError
 from feature_extraction.images.address import shown
 from feature_extraction.names import json_printable, printable
+from feature_extraction.places import WORK
 from feature_extraction.storage import store
 from feature_extraction.storage.files import atomic_write
 from feature_extraction.terminal import run_main
@@ -48,7 +49,6 @@ if TYPE_CHECKING:  # it needs torch
     from .explain import Explanation
 
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 INTERRUPTED: Final = "it was interrupted"
 EXIT_INTERRUPTED: Final = 130
 
@@ -113,8 +113,8 @@ def arguments() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     # fmt: off
-    add("--ours", type=Path, default=ROOT / "datasets", metavar="PATH", help="folder with COCO, VG, ..., or one file")
-    add("--published", default=str(ROOT / "datasets" / "published"), metavar="PLACE",
+    add("--ours", type=Path, default=WORK / "datasets", metavar="PATH", help="folder with COCO, VG, ..., or one file")
+    add("--published", default=str(WORK / "datasets" / "published"), metavar="PLACE",
         help="folder, one file, or an address: of a file where --ours is one, else of what holds COCO, VG, ...")
     add("--remote", action="store_true", help=f"--published {catalog.FEATURES_BASE_URL}")
     add("--sample", type=positive, metavar="N",

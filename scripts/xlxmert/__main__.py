@@ -6,11 +6,12 @@
 
 Files are never overwritten, links that lead nowhere are mended, everything else is said: which path which program
 reads, whether it is there, and what puts it there. Running it again changes nothing.
-Exit codes: 0 everything is there, 1 something is missing or could not be made, 2 wrong usage.
+Exit codes: 0 everything is there, 1 something is missing or could not be made, 2 wrong usage, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,7 @@ from typing import Final
 from feature_extraction.arguments import Parser
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
 from feature_extraction.names import printable
-from feature_extraction.places import CHECKOUT
+from feature_extraction.places import WORK
 from feature_extraction.terminal import run_main
 
 from .place import Found, Roots, look, put
@@ -33,7 +34,7 @@ READERS: Final = {reader.name: reader for reader in (X_LXMERT, VL_T5)}
 def parser() -> Parser:
     parser = Parser(description=__doc__, prog="python -m scripts.xlxmert")
     add = parser.add_argument
-    add("--datasets", type=Path, default=CHECKOUT / "datasets", help="folder of the data (%(default)s)")
+    add("--datasets", type=Path, default=WORK / "datasets", help="folder of the data (%(default)s)")
     add("--for", dest="reader", choices=READERS, default="x-lxmert", help="the program that reads (%(default)s)")
     add(
         "--checkout",
@@ -52,11 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     programs = args.only.split(",") if args.only else reader.programs
     if unknown := [name for name in programs if name not in reader.programs]:
         parse.error(f"--only: no program {unknown[0]!r}; known: {', '.join(reader.programs)}")
+    if args.datasets.exists() and not args.datasets.is_dir():
+        parse.error(f"--datasets: {printable(args.datasets)} is no folder")
     checkout = args.checkout or beside(args.datasets, reader)
     if checkout is not None and not (checkout / reader.mark).is_dir():
         parse.error(f"--checkout: {printable(checkout)} is no checkout of {reader.name}: it has no {reader.mark}")
-    found = go_through(reader, Roots(args.datasets, checkout), programs, check=args.check)
-    print(printable(f"{reader.name}, below {args.datasets} and READER={checkout or '?'}"))
+    try:
+        found = go_through(reader, Roots(args.datasets, checkout), programs, check=args.check)
+    except KeyboardInterrupt:
+        print("stopped: what has its name is whole; the same command goes on from here")
+        return 128 + signal.SIGINT
+    absent = "" if args.datasets.is_dir() else " (no such folder)"
+    print(printable(f"{reader.name}, below {args.datasets}{absent} and READER={checkout or '?'}"))
     for line in table(found, "READER"):
         print(line)
     print()

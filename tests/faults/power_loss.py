@@ -22,6 +22,8 @@ class Disk:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self._contents: dict[Inode, bytes] = {}
         self._names: dict[Inode, dict[str, Inode]] = {}
+        self._moved: set[Path] = set()
+        """Folders that were given a name, with all that is in them."""
         self.torn: list[str] = []
         """Names that were given to files whose contents were not on the disk."""
         for name in ("fsync", "fdatasync"):
@@ -31,7 +33,8 @@ class Disk:
 
     def lost(self, path: Path) -> bool:
         """Whether ``path`` would not be what it is now."""
-        return not (self.holds(path) and self._is_named(path))
+        names = [path, *(folder for folder in path.parents if folder in self._moved)]
+        return not (self.holds(path) and all(map(self._is_named, names)))
 
     def holds(self, path: Path) -> bool:
         """Whether all that ``path`` contains is on the disk, under whatever name."""
@@ -58,6 +61,8 @@ class Disk:
             if not self.holds(Path(old)):
                 self.torn.append(os.fspath(new))
             real(old, new, **more)
+            if Path(new).is_dir():
+                self._moved.add(Path(new))
 
         return rename
 

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from feature_extraction.errors import KitError
 from feature_extraction.storage import store
-from feature_extraction.storage.output import Output, assemble_by_hand
+from feature_extraction.storage.by_hand import assemble_by_hand
+from feature_extraction.storage.output import Output
 from feature_extraction.storage.source import Source
 
 from .shim import Fault

@@ -12,7 +12,7 @@ import pytest
 from helpers.file_server import Server, serving
 
 from feature_extraction.storage import files
-from feature_extraction.storage.journal import JournalWriter
+from feature_extraction.storage.journal_writer import JournalWriter
 from feature_extraction.storage.output import Output
 from feature_extraction.storage.shares import Register
 from kmeans import partial, train
@@ -87,6 +87,14 @@ def test_a_careless_program_would_be_found_out(tmp_path: Path, disk: Disk) -> No
             files.sync_folder(tmp_path)
         assert disk.lost(tmp_path / name) != (contents and names)
     assert disk.torn == [str(tmp_path / "neither"), str(tmp_path / "names")]
+    (tmp_path / "work").mkdir()
+    with (tmp_path / "work" / "inside").open("wb") as file:
+        os.fsync(file)
+    files.sync_folder(tmp_path / "work")
+    (tmp_path / "work").replace(tmp_path / "moved")
+    assert disk.lost(tmp_path / "moved" / "inside")
+    files.sync_folder(tmp_path)
+    assert not disk.lost(tmp_path / "moved" / "inside")
 
 
 def test_the_recipe_outlives_it_before_features_do(tmp_path: Path, disk: Disk) -> None:

@@ -178,7 +178,7 @@ def test_boxes_that_are_none_are_refused(boxes: object) -> None:
 
 @pytest.mark.parametrize("image", [None, 3, [[1, 2], [3, 4]], b"x.jpg"], ids=repr)
 def test_what_can_be_no_image_is_said_so(image: object) -> None:
-    for picture in (lambda: draw(image, []), lambda: draw_words(image, [[1]])):  # type: ignore[arg-type]
+    for picture in (lambda: draw(image, []), lambda: draw_words(image, [[1]])):
         with pytest.raises(TypeError, match=r"image is of type .*: expected a path, a PIL image or a uint8 array"):
             picture()
 

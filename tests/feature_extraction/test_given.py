@@ -15,12 +15,12 @@ import pytest
 from helpers.common import DATA, photograph
 from PIL import Image
 
-from feature_extraction import pipeline
+from feature_extraction import given, pipeline
 from feature_extraction.config import Boxes, ExtractConfig, GivenBoxes
 from feature_extraction.detector.build import Detector
 from feature_extraction.errors import ImageError, StoreError, UsageError
 from feature_extraction.features import computation_of, compute
-from feature_extraction.given import open_boxes
+from feature_extraction.given import open_boxes, refuse_beside
 from feature_extraction.images.decode import decode_image
 from feature_extraction.progress import Clock
 from feature_extraction.storage.check import check_file
@@ -102,6 +102,28 @@ def test_what_are_no_boxes_is_the_images_error(tmp_path: Path, rows: Any, form: 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("box", "inside"),
+    [
+        ([-20, -20, 0, 0], True),
+        ([59.6, 49.6, 60, 50], True),  # COCO has such
+        ([-9, -9, 900, 900], True),
+        ([60, 0, 70, 9], False),
+        ([0, 50, 9, 70], False),
+        ([-9, 0, -1, 9], False),
+        ([0, -9, 9, -1], False),
+    ],
+)
+def test_a_box_wholly_beside_its_image_is_the_images_error(box: list[float], inside: bool) -> None:
+    """Of 60 x 50 pixels. Most of such boxes are of another frame, and all features there are those of nothing."""
+    boxes = np.array([TWO[0], box], np.float32)
+    if inside:
+        refuse_beside(boxes, 50, 60)
+    else:
+        with pytest.raises(ImageError, match=r"box 1 given for it, .* lies wholly beside the image"):
+            refuse_beside(boxes, 50, 60)
+
+
 class Hostile:
     def __reduce__(self) -> Any:
         return os.system, ("touch ran",)
@@ -114,13 +136,18 @@ class Hostile:
         ("b.json", b"[1, 2]", r"no file of boxes: a list; expected \{\"image id\""),
         ("b.json", b"{", "no file of boxes"),
         ("b.json", b"[" * 100_000, "nested too deep"),
+        ("b.json", b"{}" + b" " * 99, "more than 64 bytes; expected .*of at most 0.5 GB"),
         ("b.npy", pickle.dumps(Hostile()), "no .npy file"),
         ("b.npy", b"", "no file of boxes"),
         ("b.h5", b"x" * 100, "no file of boxes"),
     ],
 )
-def test_other_files_are_refused_in_one_line(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+def test_other_files_are_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, said: str
+) -> None:
     (tmp_path / name).write_bytes(content)
+    if "64 bytes" in said:
+        monkeypatch.setattr(given, "MOST_JSON", 64)
     with pytest.raises(UsageError, match=said) as caught:
         open_boxes(tmp_path / name, "xyxy")
     assert "\n" not in str(caught.value)
@@ -188,9 +215,9 @@ def test_a_run_over_given_boxes_reports_images_without_and_knows_its_file(
 ) -> None:
     images = tmp_path / "images"
     images.mkdir()
-    for n in range(3):
+    for n in range(4):
         Image.fromarray(photograph("astronaut")[20 * n : 20 * n + 20, :300]).save(images / f"{n}.png")
-    given = as_json(tmp_path / "b.json", {"0": TWO, "2": [[2, 2, 18, 300]]})
+    given = as_json(tmp_path / "b.json", {"0": TWO, "2": [[2, 2, 18, 300]], "3": [[0, 22, 9, 30]]})
 
     def run(spec: Boxes) -> pipeline.Report:
         config = ExtractConfig(
@@ -201,7 +228,11 @@ def test_a_run_over_given_boxes_reports_images_without_and_knows_its_file(
     spec = GivenBoxes(boxes_from=given, layer="both", clip=True)
     report = run(spec)
     assert (report.exit_code, report.outcome.images) == (3, 2)
-    assert [(f["id"], f["reason"]) for f in report.outcome.failed] == [("1", "b.json gives no boxes for it")]
+    assert report.outcome is not None
+    assert [(f["id"], f["reason"].partition(", x1")[0]) for f in report.outcome.failed] == [
+        ("1", "b.json gives no boxes for it"),
+        ("3", "box 0 given for it"),
+    ]
     with open_features(tmp_path / "f.h5") as file:
         assert "num_boxes" not in provenance(file)
         found = {image_id: read_image(file, image_id) for image_id in ("0", "2")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -22,8 +23,17 @@ from helpers.tars import jpeg, member, samples, tar_bytes, write_folder, write_t
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_extraction import pipeline
-from feature_extraction.config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, Boxes, ExtractConfig, Grid, Spec
+from feature_extraction import cli, pipeline
+from feature_extraction.config import (
+    EXIT_ALL,
+    EXIT_NOTHING,
+    EXIT_SOME_FAILED,
+    EXIT_USAGE,
+    Boxes,
+    ExtractConfig,
+    Grid,
+    Spec,
+)
 from feature_extraction.errors import UsageError
 from feature_extraction.images import tar
 from feature_extraction.series import Refused, Summary, extract_series, outputs, shares
@@ -135,6 +145,17 @@ def test_a_series_makes_a_file_per_tar_and_anything_else_one() -> None:
 def test_outputs_that_do_not_fit(images: str, output: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         planned(Path(images), output)
+
+
+def test_a_series_that_the_shell_has_expanded_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--images", *(f"cc/{n:05}.tar" for n in range(300)), "--output", "f"])
+    assert caught.value.code == EXIT_USAGE
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "python -m feature_extraction: error: unexpected cc/00001.tar: quote a name with blanks, and a series"
+    )
+    assert len(said) < 200
 
 
 # --- the same features ----------------------------------------------------------------------------------
@@ -250,7 +271,7 @@ def test_bad_tars_hold_nothing_up_and_are_told(run: Run, as_files: Features) -> 
     run.tar(0).unlink()
     run.tar(2).write_bytes(whole[: len(whole) // 2])
     summary = run()
-    assert (summary.exit_code, summary.refused) == (EXIT_SOME_FAILED, 1)
+    assert (summary.exit_code, summary.refused) == (EXIT_SOME_FAILED, [str(run.tar(0))])
     assert isinstance(run.results[0], Refused)
     assert run.results[0].images == str(run.tar(0))
     assert_equal(features(run.file(1)), {i: as_files[i] for i in list(as_files)[8:16]})
@@ -330,6 +351,34 @@ def work_size(run: Run) -> int:
     return found
 
 
+def test_killed_while_a_tar_is_fetched_nothing_is_left(run: Run, as_files: Features, command: Command) -> None:
+    """The copy has no name, so nobody has to remove it."""
+    with serving() as server:
+        server.files["/00000.tar"] = run.tar(0).read_bytes()
+        server.trouble["/00000.tar"] = ["stall:9000"]
+        run.images = server.url("/00000.tar")
+        process = command(*flags(run), cwd=ROOT)
+        deadline = time.monotonic() + 60
+        while not (copies := open_below(process, run.output)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(copies) == 1
+        process.kill()
+        process.wait()
+        assert os.listdir(run.output) == []
+        returncode, printed = finish(command(*flags(run), cwd=ROOT))
+    assert returncode == 0, printed
+    assert_equal(features(run.file(0)), {i: as_files[i] for i in list(as_files)[:8]})
+
+
+def open_below(process: subprocess.Popen[str], folder: Path) -> list[str]:
+    """The files in ``folder`` that a process has open, also those without a name."""
+    found = []
+    for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(descriptor))
+    return [name for name in found if name.startswith(f"{folder}/")]
+
+
 def test_torchrun_over_a_series_with_a_bad_tar(run: Run, as_files: Features, command: Command) -> None:
     """The rank that has the bad tar must not take the others with it."""
     good = run.tar(1).read_bytes()
@@ -391,4 +440,4 @@ def test_the_command_line_says_what_became_of_a_series(run: Run, command: Comman
     returncode, printed = finish(command(*flags(run), cwd=ROOT))
     assert returncode == 3, printed
     assert "compressed (gzip)" in printed
-    assert "in all 2 files, features of 16 images, 1 failed; 1 tars could not be done" in printed
+    assert f"in all 2 files, features of 16 images, 1 failed; no file of 1 tars: {run.tar(2)}" in printed

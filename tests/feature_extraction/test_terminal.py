@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from helpers.common import ROOT
 
 from feature_extraction import terminal
+from feature_extraction.commands import COMMANDS
 from feature_extraction.terminal import EXIT_UNREAD
 
 
@@ -73,6 +75,16 @@ def test_what_it_held_is_let_go_of() -> None:
     assert unread("-c", program) == (EXIT_UNREAD, "let go\n")
 
 
+def test_an_interrupt_is_one_word() -> None:
+    program = (
+        "import os, signal\n"
+        "from feature_extraction.terminal import run_main\n"
+        "run_main(lambda: os.kill(os.getpid(), signal.SIGINT) or signal.pause())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "\ninterrupted\n")
+
+
 STARTS = [*sorted((ROOT / "feature_extraction").glob("*_extract_*_feature.py")), ROOT / "kmeans/run_kmeans.py"]
 
 
@@ -104,10 +116,7 @@ PROGRAMS = [
     ("kmeans/run_kmeans.py", "--datasets_dir", "{}"),
     ("-m", "feature_extraction", "check", "x.h5"),
     ("-m", "feature_extraction", "info", "x.h5"),
-    *[
-        ("-m", f"scripts.{name}")
-        for name in ("verify", "report", "demo", "parity", "verify_kmeans", "paper_vocabulary")
-    ],
+    *[("-m", f"scripts.{name}") for name in ("verify", "report", "demo", "verify_kmeans", "paper_vocabulary")],
     ("-c", "from feature_extraction.commands import console; console()", "verify"),
 ]
 
@@ -138,6 +147,50 @@ def test_a_python_without_the_packages_is_one_line(tmp_path: Path, arguments: tu
 def test_a_package_that_cannot_be_loaded(error: ImportError, said: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     told = terminal.lacking(error)
     assert (said is None and told is None) or (said is not None and told is not None and said in told)
-    monkeypatch.setattr(terminal, "CHECKOUT", Path("/site-packages"))
+    monkeypatch.setattr(terminal, "IS_CHECKOUT", False)
     if "cv2" in str(error.name):
         assert str(terminal.lacking(error)).endswith("; pip install opencv-python-headless")
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "verify"])  # it imports NumPy and h5py
+def test_every_help_needs_the_standard_library_only_and_says_how_it_was_called(name: str) -> None:
+    """-S: all installed packages are left out."""
+    program = f"from feature_extraction.commands import main; main([{name!r}, '--help'])"
+    done = subprocess.run([sys.executable, "-S", "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: xlxmert-features {name} ")
+
+
+def test_an_installed_kit_works_in_the_current_folder(tmp_path: Path) -> None:
+    """Nothing is downloaded into, or looked for, among the packages of a Python."""
+    site, work = tmp_path / "site", tmp_path / "work"
+    work.mkdir()
+    ignore = shutil.ignore_patterns("__pycache__", "mask_rcnn_ckpt")
+    for name in ("feature_extraction", "kmeans", "scripts"):
+        shutil.copytree(ROOT / name, site / name, ignore=ignore, symlinks=True)
+    program = (
+        "from feature_extraction import places\n"
+        "from scripts.download.__main__ import arguments\n"
+        "from scripts.verify.__main__ import arguments as of_verify\n"
+        "from scripts.xlxmert.__main__ import parser\n"
+        "from kmeans.cli import parse\n"
+        "from pathlib import Path\n"
+        "args, verify = arguments(['checkpoint']), of_verify().parse_args([])\n"
+        "paths = [args.datasets, args.lock, args.published, args.checkpoint_dir, verify.ours, verify.published,\n"
+        "    parser().parse_args([]).datasets, places.checkpoint_folders({})[0]]\n"
+        "for path in paths: print(Path(path).absolute().relative_to(Path.cwd()))\n"
+        "print(places.__file__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=work,
+        env={"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        "datasets", "downloads.lock.json", "datasets/published", "mask_rcnn_ckpt", "datasets", "datasets/published",
+        "datasets", "mask_rcnn_ckpt", str(site / "feature_extraction/places.py"),
+    ]  # fmt: skip

@@ -19,9 +19,11 @@ from helpers.file_server import serving
 from PIL import Image
 
 from feature_extraction import pipeline
-from feature_extraction.batching import plan_batches
+from feature_extraction.batching import Looked, plan_batches
 from feature_extraction.config import Boxes, ExtractConfig, GivenBoxes, Grid, Spec
 from feature_extraction.images import decode
+from feature_extraction.images.listed import ImageFile
+from feature_extraction.progress import Clock
 from feature_extraction.recipes import RECIPES
 from feature_extraction.storage.check import check_file
 from feature_extraction.storage.store import image_ids, open_features, read_image, work_dir
@@ -238,6 +240,16 @@ def test_given_boxes_and_proposals_are_not_one_input(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text("{}")
     keys = {computation_of(s).input_key for s in (Boxes(), Grid(), GivenBoxes(boxes_from=tmp_path / "b.json"))}
     assert len(keys) == 3
+
+
+def test_when_stopped_nothing_more_is_looked_at(images: Path) -> None:
+    """A window of images behind a slow server must not be waited for."""
+    from feature_extraction.extract import look
+
+    stopping, image = threading.Event(), ImageFile("0", images / "0.png")
+    assert look(Clock(), stopping, image) == Looked(image, (20, 300))
+    stopping.set()
+    assert look(Clock(), stopping, image) == Looked(image)
 
 
 def test_nothing_is_planned_where_nothing_is_to_do() -> None:

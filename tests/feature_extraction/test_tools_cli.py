@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
-from helpers.exporting import COCO, coco_file, stored, write_file
+from helpers.exporting import COCO, coco_file, grid_arrays, stored, write_file
 
+from feature_extraction import tools_cli
 from feature_extraction.cli import TOOLS, main
 from feature_extraction.exports import spec
 
@@ -64,6 +67,19 @@ def test_a_wrong_command_line_is_one_line_and_2(
 def test_what_cannot_be_written_is_one_line_and_1(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, text = run(capsys, "export", "none.h5", "--to", "npz", "out")
     assert (code, text) == (1, "error: none.h5 does not exist: extract or download it first\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_nothing_of_the_file_is_left(
+    number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_file(tmp_path / "many.h5", {str(n): grid_arrays(n) for n in range(70)})
+    monkeypatch.setattr(tools_cli, "_tell", lambda done, total: os.kill(os.getpid(), number))
+    code, text = run(capsys, "repack", str(tmp_path / "many.h5"), str(tmp_path / "out.h5"))
+    assert code == 128 + number
+    assert "stopped: nothing of the file is left" in text
+    assert "Traceback" not in text
+    assert os.listdir(tmp_path) == ["many.h5"]
 
 
 def test_a_missing_library_is_named_with_its_cure(

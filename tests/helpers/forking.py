@@ -20,7 +20,10 @@ from typing import Any
 
 from helpers.common import ROOT
 
-LOADED = ("torch", "feature_extraction.cli", "feature_extraction.series", "feature_extraction.pipeline")
+LOADED = (
+    "torch", "feature_extraction.cli", "feature_extraction.series", "feature_extraction.pipeline",
+    "feature_extraction.provenance", "feature_extraction.images.preprocess", "PIL.TiffImagePlugin",
+)  # fmt: skip
 
 
 class Forked:

@@ -42,12 +42,11 @@ class Checkout:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        ignore = shutil.ignore_patterns("__pycache__", "*.h5", "mask_rcnn_ckpt", "detector", "images", "storage")
-        for name in ("scripts", "feature_extraction"):
+        ignore = shutil.ignore_patterns("__pycache__", "*.h5", "mask_rcnn_ckpt", "detector", "storage")
+        for name in ("scripts", "feature_extraction", "kmeans"):
             shutil.copytree(ROOT / name, folder / name, ignore=ignore, symlinks=True)
         for name in ("Makefile", "pyproject.toml", "constraints.txt"):
             shutil.copy(ROOT / name, folder / name)
-        (folder / "kmeans").mkdir()
         self.bin = folder.parent / "bin"  # not in the checkout, whose name may hold a colon
         programs = [folder / ".venv/bin" / name for name in ("python", "torchrun")]
         programs += [self.bin / name for name in ("docker", "podman", "curl")]

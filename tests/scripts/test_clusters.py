@@ -3,6 +3,7 @@ told; the real ones are asked in test_slurm.py."""
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import subprocess
@@ -14,8 +15,9 @@ import pytest
 from helpers.common import ROOT
 from helpers.launching import RECORDER, Checkout, mounts
 
+from feature_extraction import catalog
 from feature_extraction.errors import UsageError
-from scripts.launch import checks, slurm
+from scripts.launch import checks, features, slurm
 from scripts.launch.apptainer import IMAGE_ENVIRONMENT
 from scripts.launch.cluster import Cluster, read_cluster
 from scripts.launch.jobs import Launcher
@@ -31,6 +33,7 @@ case "$*" in *--name=${QUEUED:-nothing}-??????" "*) printf '55\\n55\\n';; esac
 """
 
 
+FILES = {file.name: file for file in catalog.feature_files()}
 HOST = ("RUN=host", "GPUS=0")
 
 
@@ -71,6 +74,46 @@ def test_apptainer_gets_the_mounts_of_docker_and_a_clean_environment(checkout: C
     assert not {"--writable", "--writable-tmpfs"} & set(words)
 
 
+APPTAINER = {
+    "exec": "runs a program of the image, not its runscript",
+    "--containall": "no home, /tmp, processes or variables of the host; /tmp and the home are 64 MB of memory",
+    "--cleanenv": "as --containall has it; said for those who read the line",
+    "--pwd": "the working folder; a synonym of --cwd, and the only name before 1.3.0",
+    "--mount": "type=bind alone, fields of a CSV record: source or src, destination, dst or target, ro or readonly",
+    "--nv": "the cards and the driver's libraries",
+}
+"""Every option that we give, as Apptainer's sources and manual have it (read on 2026-11-26, at 917d6657; --mount came
+with 1.0.0, --cwd was preferred from 1.3.0 on)."""
+
+
+def test_apptainer_is_given_only_what_it_knows(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Option by option, and no environment that it would refuse or take for an option of its own."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    words = ["RUN=apptainer", "TARGET=gpu", f"DATASETS={checkout.folder}/a, b:c"]
+    here = Launcher(Settings({}, words), dry_run=True)
+    command = list(here.command(features.extract(here, FILES["vg-grid"])).argv)
+    program, image = command.index("apptainer"), next(i for i, w in enumerate(command) if w.endswith(".sif"))
+    given = {word for word in command[program + 1 : image] if word.startswith("--") or word == "exec"}
+    assert given == set(APPTAINER)
+    for before, value in pairwise(command[:image]):
+        if before == "--mount":
+            (fields,) = csv.reader([value])
+            assert [field.partition("=")[0] for field in fields][:3] == ["type", "source", "target"]
+            assert fields[0] == "type=bind"
+            assert set(fields[3:]) <= {"readonly"}
+    names = [word.partition("=")[0] for word in command[1:program]]
+    # {PREFIX}ENV_PATH, _LD_LIBRARY_PATH and _HOME have meanings of their own
+    assert names == ["APPTAINERENV_CUDA_VISIBLE_DEVICES"]
+
+
+def test_the_archive_is_unpacked_for_apptainer_first(checkout: Checkout) -> None:
+    """From 1.4.1 it looks into a docker-archive for an OCI layout, and stops at a compressed one."""
+    (checkout.folder / "build/xlxmert-features-cpu.sif").unlink()
+    done = checkout.make("extract-vg-grid", "RUN=apptainer", "GPUS=0")
+    assert " gunzip xlxmert-features-cpu.tar.gz && apptainer build " in done.stderr
+    assert " docker-archive:xlxmert-features-cpu.tar, " in done.stderr
+
+
 def test_cards_and_the_task_of_a_step_are_handed_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the environment: Apptainer splits the values of its flag at commas."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
@@ -82,7 +125,7 @@ def test_cards_and_the_task_of_a_step_are_handed_in(monkeypatch: pytest.MonkeyPa
     for run in ("apptainer", "charliecloud", "container"):
         words = [f"RUN={run}", "TARGET=gpu", "CONTAINER=podman", "GPUS=2"]
         here = Launcher(Settings({}, words), dry_run=True)
-        found[run] = list(here.command(here.verify()).argv)
+        found[run] = list(here.command(features.verify(here)).argv)
         assert not any("JOB_NAME" in word for word in found[run])
         assert here.processes == 1, "a task beside others is a rank itself"
     assert found["apptainer"][:5] == [
@@ -94,7 +137,7 @@ def test_cards_and_the_task_of_a_step_are_handed_in(monkeypatch: pytest.MonkeyPa
     assert "CUDA_VISIBLE_DEVICES=0,1" in found["container"]
     monkeypatch.setattr("shutil.which", lambda program: program if program == "singularity" else None)
     older = Launcher(Settings({}, ["RUN=apptainer", "TARGET=gpu"]), dry_run=True)
-    assert older.command(older.verify()).argv[1] == "SINGULARITYENV_CUDA_VISIBLE_DEVICES=0,1"
+    assert older.command(features.verify(older)).argv[1] == "SINGULARITYENV_CUDA_VISIBLE_DEVICES=0,1"
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     assert Launcher(Settings({}, ["GPUS=2"]), dry_run=True).processes == 2
 

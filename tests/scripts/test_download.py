@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import subprocess
@@ -279,9 +280,14 @@ def test_checkpoint_from_a_mirror(tmp_path: Path, server: Server) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ckpt" / "detectron_model.pth").read_bytes() == b"PK\x03\x04weights"
     assert set(json.loads((tmp_path / "lock.json").read_text())) == {"detectron_model.pth", "detectron_config.yaml"}
-    again = command(tmp_path, "checkpoint", "--base-url", server.url(""))
+    for name in ("detectron_model.pth", "detectron_config.yaml"):  # of one killed in its last step, and of one at work
+        (tmp_path / "ckpt" / f"{name}.lock").touch()
+    with (tmp_path / "ckpt" / "detectron_config.yaml.lock").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        again = command(tmp_path, "checkpoint", "--base-url", server.url(""))
     assert again.returncode == 0
     assert again.stdout.count("is there") == 2
+    assert [path.name for path in (tmp_path / "ckpt").glob("*.lock")] == ["detectron_config.yaml.lock"]
 
 
 def test_checkpoint_from_a_folder(tmp_path: Path) -> None:
@@ -331,9 +337,11 @@ def test_images_are_unpacked_into_the_published_tree(tmp_path: Path, server: Ser
     assert (images / "train2014" / "COCO_train2014_000000000001.jpg").read_bytes() == b"\xff\xd8photograph"
     assert sorted(p.name for p in images.iterdir()) == ["test2015", "train2014", "val2014"]
     assert not list((images.parent / "archives").iterdir())
+    (images / ".val2014.lock").touch()  # of one that was killed in its last step
     requests = len(server.requests)
     assert command(tmp_path, "images", "coco", "--base-url", server.url("")).returncode == 0
     assert len(server.requests) == requests, "what is there is not downloaded again"
+    assert sorted(p.name for p in images.iterdir()) == ["test2015", "train2014", "val2014"]
 
 
 def test_a_hostile_archive_leaves_nothing(tmp_path: Path, server: Server) -> None:
@@ -346,6 +354,17 @@ def test_a_hostile_archive_leaves_nothing(tmp_path: Path, server: Server) -> Non
     assert done.returncode == 1
     assert "is not one of an image archive" in done.stderr
     assert not (tmp_path / "datasets" / "GQA" / "images").exists()
+
+
+def test_images_that_have_come_another_way_are_there(tmp_path: Path) -> None:
+    """Who has a data set already has no folder of its archives."""
+    for folder in ("train2014", "val2014", "test2015"):
+        (tmp_path / "datasets/COCO/images" / folder).mkdir(parents=True)
+        (tmp_path / "datasets/COCO/images" / folder / "1.jpg").touch()
+    done = command(tmp_path, "images", "coco", "--base-url", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": is there") == 3
+    assert not (tmp_path / "datasets/COCO/archives").exists()
 
 
 def test_all_that_can_be_had_without_a_form_is_all(
@@ -404,3 +423,16 @@ def test_every_published_archive_has_its_place() -> None:
         for u in us
     }
     assert keys == set(UNPACKED)
+
+
+def test_the_lock_file_is_written_by_one_process_at_a_time(lock: LockFile) -> None:
+    """What another one recorded in between would be lost."""
+    writing = threading.Thread(target=lock.record, args=("a", SHA, 1))
+    with lock.path.with_name(lock.path.name + ".guard").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        writing.start()
+        writing.join(0.3)
+        assert writing.is_alive()
+        lock.path.write_text(json.dumps({"b": {"sha256": SHA, "size": 2}}))
+    writing.join(60)
+    assert (lock.entry("a"), lock.entry("b")) == (Known(SHA, 1), Known(SHA, 2))

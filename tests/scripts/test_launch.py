@@ -20,7 +20,7 @@ from helpers.common import ROOT
 from feature_extraction import catalog
 from feature_extraction.errors import UsageError
 from scripts.launch import __main__ as launch
-from scripts.launch import checks, container, jobs, setup, several, vocabulary
+from scripts.launch import checks, container, features, jobs, setup, several, vocabulary
 from scripts.launch.container import IMAGE_USER, RESTRICTIONS, Mount, without_nested
 from scripts.launch.jobs import Command, Launcher
 from scripts.launch.settings import BUILD_ARGUMENTS, KNOWN, Settings
@@ -112,7 +112,7 @@ def test_groups_have_several_files(group: str) -> None:
 def test_folders_have_their_own_names_inside(data: Path, answering: None) -> None:
     """So that the paths which feature files record agree; and only results can be written."""
     here = launcher("RUN=container", f"DATASETS={data}", f"CHECKPOINT={data.parent / 'ckpt'}")
-    assert mounted(here.command(here.extract(FILES["vg-grid"]))) == {
+    assert mounted(here.command(features.extract(here, FILES["vg-grid"]))) == {
         str(data.parent / "ckpt"): (str(data.parent / "ckpt"), False),
         f"{data}/VG/images": (f"{data}/VG/images", False),
         f"{data}/VG/features": (f"{data}/VG/features", True),
@@ -136,7 +136,7 @@ def test_links_lead_inside_where_they_lead_outside(data: Path, tmp_path: Path, a
     (vg / "images/VG_100K/4.jpg").symlink_to(tmp_path / "models/4.jpg")
     (vg / "features").symlink_to(tmp_path / "room")
     here = launcher("RUN=container", f"DATASETS={data}", f"CHECKPOINT={tmp_path / 'ckpt'}")
-    command = here.command(here.extract(FILES["vg-grid"]))
+    command = here.command(features.extract(here, FILES["vg-grid"]))
     assert mounted(command) == {
         f"{tmp_path}/ckpt": (f"{tmp_path}/ckpt", False),
         f"{vg}/images": (f"{tmp_path}/few/images", False),
@@ -151,7 +151,10 @@ def test_an_output_elsewhere_is_mounted(data: Path, tmp_path: Path, answering: N
     for given in (f"--output {tmp_path}/out/x.h5", f"--output={tmp_path}/out/x.h5"):
         words = ("RUN=container", f"DATASETS={data}", f"CHECKPOINT={tmp_path / 'ckpt'}", f"EXTRACT_FLAGS={given}")
         here = launcher(*words)
-        assert mounted(here.command(here.extract(FILES["vg-grid"])))[f"{tmp_path}/out"] == (f"{tmp_path}/out", True)
+        assert mounted(here.command(features.extract(here, FILES["vg-grid"])))[f"{tmp_path}/out"] == (
+            f"{tmp_path}/out",
+            True,
+        )
         assert (tmp_path / "out").is_dir()
 
 
@@ -237,7 +240,7 @@ def test_gpus_enter_the_gpu_image_alone(runtime: str, flag: str, monkeypatch: py
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     for target in ("gpu", "cpu"):
         here = Launcher(Settings({}, [f"CONTAINER={runtime}", "RUN=container", f"TARGET={target}"]), dry_run=True)
-        line = here.command(here.extract(FILES["vg-grid"])).shown()
+        line = here.command(features.extract(here, FILES["vg-grid"])).shown()
         assert (flag in line) == (target == "gpu")
         assert ("--env CUDA_VISIBLE_DEVICES=2,3" in line) == (target == "gpu")
         assert ("--init" in line) == (runtime == "docker")
@@ -320,7 +323,7 @@ def test_podman_without_root_keeps_the_callers_id(monkeypatch: pytest.MonkeyPatc
     for caller, keeps in ((500, True), (0, False)):
         Owned(monkeypatch, caller)
         here = Launcher(Settings({}, ["CONTAINER=podman", "RUN=container", "TARGET=cpu"]), dry_run=True)
-        assert ("--userns keep-id" in here.command(here.verify()).shown()) == keeps
+        assert ("--userns keep-id" in here.command(features.verify(here)).shown()) == keeps
 
 
 def test_groups_that_own_the_data_come_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,8 +334,8 @@ def test_groups_that_own_the_data_come_along(tmp_path: Path, monkeypatch: pytest
     here = Launcher(
         Settings({}, ["CONTAINER=docker", "RUN=container", "TARGET=cpu", f"DATASETS={tmp_path}"]), dry_run=True
     )
-    assert "--group-add 777 " in here.command(here.verify()).shown()
-    assert "888" not in here.command(here.verify()).shown()
+    assert "--group-add 777 " in here.command(features.verify(here)).shown()
+    assert "888" not in here.command(features.verify(here)).shown()
 
 
 def test_verify_behind_an_address_runs_on_the_host_and_mounts_nothing_of_it(answering: None) -> None:
@@ -342,18 +345,18 @@ def test_verify_behind_an_address_runs_on_the_host_and_mounts_nothing_of_it(answ
         (["PUBLISHED=https://mirror.example/f"], "--published https://mirror.example/f"),
     ):
         here = Launcher(Settings({}, [*words, "DATASETS=/data"]), dry_run=True)
-        line = here.command(here.verify()).shown()
+        line = here.command(features.verify(here)).shown()
         assert re.match(rf"\S+/.venv/bin/python -m scripts\.verify --ours /data {place}", line)
         for run in ("container", "apptainer", "charliecloud"):
             with pytest.raises(UsageError, match="no container has a network"):
-                Launcher(Settings({}, [*words, f"RUN={run}"]), dry_run=True).verify()
+                features.verify(Launcher(Settings({}, [*words, f"RUN={run}"]), dry_run=True))
 
 
 def test_verify_that_recomputes_is_given_the_checkpoint() -> None:
     words = ["CHECKPOINT=/weights", "DATASETS=/data", "CONTAINER=podman", "RUN=container", "TARGET=cpu"]
     for flags, given in (("--sample 5", False), ("--explain --sample 5", True)):
         here = Launcher(Settings({}, [*words, f"VERIFY_FLAGS={flags}"]), dry_run=True)
-        job = here.verify()
+        job = features.verify(here)
         assert (Path("/weights") in job.reads) == given
         assert ("--checkpoint_dir" in job.command) == given
 
@@ -413,9 +416,10 @@ def test_room_is_asked_for_before_the_work(data: Path, monkeypatch: pytest.Monke
     words = ("RUN=container", f"DATASETS={data}", f"CHECKPOINT={data.parent / 'ckpt'}")
     here = launcher(*words)
     with pytest.raises(UsageError, match="make room, or DATASETS=folder"):
-        here.command(here.extract(FILES["vg-grid"]))
-    here = launcher(*words, "EXTRACT_FLAGS=--imsize 32")  # the published size does not hold: the job asks itself
-    here.command(here.extract(FILES["vg-grid"]))
+        here.command(features.extract(here, FILES["vg-grid"]))
+    for flags in ("--imsize 32", "--imsize=32"):  # the published size does not hold: the job asks itself
+        here = launcher(*words, f"EXTRACT_FLAGS={flags}")
+        here.command(features.extract(here, FILES["vg-grid"]))
 
 
 @pytest.mark.parametrize(
@@ -449,7 +453,7 @@ def test_gpus_that_are_not_there_are_refused() -> None:
 def test_processes_follow_gpus_or_are_set() -> None:
     def line(*words: str) -> str:
         here = Launcher(Settings({}, ["RUN=host", *words]), dry_run=True)
-        return here.command(here.extract(FILES["vg-grid"])).shown()
+        return here.command(features.extract(here, FILES["vg-grid"])).shown()
 
     assert "torchrun --standalone --local-addr 127.0.0.1 --nproc_per_node 4 " in line("GPUS=4")
     assert "torchrun --standalone --local-addr 127.0.0.1 --nproc_per_node 2 " in line("GPUS=0", "PROCESSES=2")
@@ -520,6 +524,15 @@ def test_what_the_caller_ignores_is_ignored(data: Path) -> None:
         ["nohup", sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.split() == [str(int(signal.SIGTERM))]
+
+
+def test_torchrun_ignores_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It handles SIGHUP whatever its caller has set, and ends its processes."""
+    here = Launcher(Settings({}, ["RUN=host", "GPUS=0", "PROCESSES=2"]), dry_run=True)
+    assert here.command(features.extract(here, FILES["vg-grid"])).environment == {}
+    monkeypatch.setattr(jobs.signal, "getsignal", lambda number: signal.SIG_IGN)
+    environment = here.command(features.extract(here, FILES["vg-grid"])).environment
+    assert environment == {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGQUIT"}
 
 
 def test_the_reason_is_the_error_line() -> None:

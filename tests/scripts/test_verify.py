@@ -14,7 +14,7 @@ import pytest
 
 from feature_extraction import catalog
 from feature_extraction.compare import SAME_NETWORK
-from scripts import parity
+from scripts import engines, parity
 from scripts.verify import __main__ as verify
 from scripts.verify.files import pairs, spread
 
@@ -397,9 +397,9 @@ def test_parity_of_an_engine_with_another_and_with_itself(
     other = dataclasses.replace(native, model=Nudged(native.model))
     (tmp_path / "bad.png").write_bytes(b"no image")
     images = [tmp_path / "bad.png", tmp_path / "coffee.png"]
-    assert parity.compare_engines(native, other, images, SAME_NETWORK) == (2, 2)
+    assert engines.compare_engines(native, other, images, SAME_NETWORK) == (2, 2)
     said = capsys.readouterr().out
     assert "bad.png grid: passed over: " in said
     assert said.count("OUT OF BOUNDS: features: 0.001 of the largest, beyond 0.0002") == 2
-    assert parity.compare_engines(native, native, images, SAME_NETWORK) == (2, 0)
+    assert engines.compare_engines(native, native, images, SAME_NETWORK) == (2, 0)
     assert "2 of 2 within bounds" in capsys.readouterr().out

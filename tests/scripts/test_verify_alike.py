@@ -51,7 +51,7 @@ def assert_alike(result: Result) -> None:
     assert result.verdict.causes == ()
 
 
-@pytest.mark.parametrize(("kind", "batch", "threads"), product(KINDS, (1, 2, 4), (1, 2)))
+@pytest.mark.parametrize(("kind", "batch", "threads"), list(product(KINDS, (1, 2, 4), (1, 2))))
 def test_batches_and_threads(
     tmp_path: Path, images: Path, tiny_checkpoint: Path, ours: dict[str, Path], kind: str, batch: int, threads: int
 ) -> None:

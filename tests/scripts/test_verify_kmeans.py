@@ -23,7 +23,8 @@ from kmeans.results import compared_of
 from scripts import paper_vocabulary
 from scripts.report.compared import Compared, comparison_of
 from scripts.report.files import entries_in
-from scripts.report.page import PageOptions, page_of
+from scripts.report.options import PageOptions
+from scripts.report.page import page_of
 from scripts.report.photographs import Photographs
 from scripts.report.words import vocabularies_in
 from scripts.verify_kmeans import __main__ as verify
@@ -241,7 +242,7 @@ def test_the_page_shows_the_words_that_differ_most(album: tuple[Path, Path]) -> 
     page = page_of(PageOptions(datasets=datasets))
     assert "Not trained here" in page
     assert "ab" * 32 in page
-    text = re.search(r'<h3 id="compared">.*?</section>', page, re.S)[0]  # type: ignore[index]
+    text = re.search(r'<h3 id="compared">.*?</section>', page, re.S)[0]
     assert found["verdict"] in text
     pair = found["farthest"][0]
     assert "The pair that is farthest apart" in text

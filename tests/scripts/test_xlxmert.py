@@ -367,6 +367,16 @@ def test_killed_in_the_middle_no_half_file_is_left_and_the_next_run_ends_it(
     assert not list(data.rglob(".*.making"))
 
 
+def test_interrupted_it_says_so_in_one_line(data: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(xlxmert, "put", interrupted)
+    code, output = run("--datasets", data)
+    assert code == 130
+    assert output.splitlines() == ["stopped: what has its name is whole; the same command goes on from here"]
+
+
 # --- the checkout and the words after the command ------------------------------------------------------------
 
 
@@ -399,6 +409,7 @@ def test_without_a_checkout_its_paths_are_asked_for(data: Path, run: Run) -> Non
         (["--checkout", "."], "no checkout of x-lxmert: it has no x-lxmert/src"),
         (["--only", "vqa"], "no program 'vqa'; known: vqa-grid, pretraining-grid"),
         (["--for", "vlt5"], "did you mean 'vl-t5'"),
+        (["--datasets", __file__], "test_xlxmert.py is no folder"),
     ],
 )
 def test_wrong_usage(

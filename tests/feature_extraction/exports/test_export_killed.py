@@ -28,7 +28,7 @@ from feature_extraction.errors import StoreBusy, StoreError
 from feature_extraction.exports import ledger, lmdb_place
 from feature_extraction.exports import run as engine
 from feature_extraction.exports.spec import FORMATS
-from feature_extraction.storage import files
+from feature_extraction.storage import files, store
 
 FORMS = list(FORMATS)
 
@@ -106,11 +106,21 @@ def test_asked_to_stop_it_stops_behind_a_batch(source: Path, tmp_path: Path) -> 
     assert told == [2, 3, 4, 5]  # the first was not written again
 
 
+def test_of_small_images_a_kill_costs_no_more_than_some(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "BATCH", 1 << 30)
+    monkeypatch.setattr(engine, "MOST_PIECES", 2)
+    told: list[int] = []
+    engine.export(config(source, "npz", tmp_path / "out"), Never(), lambda done, total: told.append(done))
+    assert told == [2, 4, 5]
+
+
 def test_tallies_survive_a_kill(source: Path, tmp_path: Path) -> None:
     """How many boxes were cut off, and what float16 lost, are of all images, those before the kill too."""
     chosen = config(source, "lxmert-tsv", tmp_path / "out.tsv")
     killed_at(25, lambda: engine.export(chosen, Never()))
-    (line, *_) = (ledger.work_dir(chosen.output) / "progress.jsonl").read_text().splitlines()
+    (line, *_) = (store.work_dir(chosen.output) / "progress.jsonl").read_text().splitlines()
     assert json.loads(line)["tallies"]["form"]["boxes_cut"] == 1
     assert any("5 boxes of 5 images" in note for note in engine.export(chosen, Never()).notes)
 
@@ -149,9 +159,9 @@ def test_an_lmdb_takes_more_room_as_it_grows(source: Path, tmp_path: Path, monke
 
 def test_a_second_run_says_so(source: Path, tmp_path: Path) -> None:
     chosen = config(source, "npz", tmp_path / "out")
-    ledger.work_dir(chosen.output).mkdir()
+    store.work_dir(chosen.output).mkdir()
     with (
-        files.exclusive(ledger.work_dir(chosen.output) / "lock"),
+        files.exclusive(store.work_dir(chosen.output) / "lock"),
         pytest.raises(StoreBusy, match="another run is writing"),
     ):
         engine.export(chosen, Never())
@@ -174,6 +184,20 @@ def test_what_somebody_else_put_there_is_left_alone(source: Path, tmp_path: Path
     with pytest.raises(StoreError, match="was not made by this program"):
         export(source, "npz", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def test_the_journals_of_an_extraction_are_not_taken_for_an_exports_work(source: Path, tmp_path: Path) -> None:
+    journal = store.work_dir(tmp_path / "out") / "part-0.log"
+    journal.parent.mkdir()
+    journal.write_text("two days of work")
+    with pytest.raises(StoreError, match=r"out.work holds 'part-0.log', which is of no export"):
+        export(source, "npz", tmp_path / "out")
+    assert journal.read_text() == "two days of work"
+    journal.unlink()
+    (journal.parent / "data").mkdir()  # of an export whose work was half removed
+    (journal.parent / "data" / "other.npy").touch()
+    export(source, "npz", tmp_path / "out")
+    assert not journal.parent.exists()
 
 
 def test_a_damaged_image_ends_the_export(source: Path, tmp_path: Path) -> None:
@@ -208,4 +232,4 @@ def test_no_room_is_said_before_anything_is_written(
     )
     with pytest.raises(StoreError, match="not enough space"):
         export(source, "npz", tmp_path / "out")
-    assert not (ledger.work_dir(tmp_path / "out") / "data" / f"{COCO[0]}.npz").exists()
+    assert not (store.work_dir(tmp_path / "out") / "data" / f"{COCO[0]}.npz").exists()

@@ -52,7 +52,7 @@ def test_a_hostile_id_is_refused_where_it_would_harm_and_written_where_not(
 
 
 def unfit(form: str, key: str) -> str:
-    return FORMS[form].why_unfit(SimpleNamespace(config=SimpleNamespace(split="val")), key)  # type: ignore[arg-type]
+    return FORMS[form].why_unfit(SimpleNamespace(config=SimpleNamespace(split="val")), key)
 
 
 @pytest.mark.parametrize("form", FOLDERS)

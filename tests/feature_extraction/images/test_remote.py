@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ from feature_extraction.images.listed import ListedImage, Listing
 
 
 @pytest.fixture
-def memory() -> Iterator[Any]:
+def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(place, "PAUSES", (0.01, 0.01))
     fs = fsspec.filesystem("memory")
     yield fs
     fs.store.clear()
@@ -105,11 +107,37 @@ def test_a_remote_tar_is_copied_into_a_file_without_a_name(memory: Any, scratch:
     assert listed("memory://cc3m/00000.tar", scratch).images[0].stamp() != before  # written anew
 
 
+def test_an_image_written_anew_since_it_was_listed_is_read_as_it_is(memory: Any, scratch: Path) -> None:
+    memory.pipe("/images/1.jpg", jpeg(1))
+    (image,) = listed("memory://images", scratch).images
+    before = image.stamp()
+    memory.pipe("/images/1.jpg", jpeg(2) + bytes(100))
+    assert read(image) == ""
+    assert image.stamp() != before
+    assert image.sha256() == hashlib.sha256(jpeg(2) + bytes(100)).hexdigest()
+
+
 def test_a_tar_that_the_disk_has_no_room_for(memory: Any, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memory.pipe("/0.tar", tar_bytes(samples([1])))
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))
     with pytest.raises(StoreError, match="a copy of memory://0"):
         listed("memory://0.tar", scratch)
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told_at_once(
+    memory: Any, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.pipe("/0.tar", tar_bytes(samples([1])))
+    tries: list[int] = []
+
+    def full(*_: Any, **__: Any) -> Any:
+        tries.append(1)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(memory, "_open", full)
+    with pytest.raises(ImageFolderError, match=r"memory://0.tar: cannot be read: OSError: .*No space left"):
+        listed("memory://0.tar", scratch)
+    assert len(tries) == 1
 
 
 def test_a_list_of_addresses_here_and_there(memory: Any, scratch: Path, tmp_path: Path) -> None:
@@ -198,6 +226,19 @@ def test_a_line_that_breaks_once_or_twice_is_asked_again(server: Server, scratch
     assert [read(image) for image in listed(server.url("/0.tar"), scratch).images] == [""] * 4
 
 
+def test_a_server_that_cannot_be_reached_is_not_a_file_that_is_not_there(server: Server, scratch: Path) -> None:
+    """fsspec says so of whatever goes wrong with the first question, a line that is down for a second too."""
+    with pytest.raises(ImageFolderError, match=r"cannot be read: ClientConnectorError: .*127\.0\.0\.1:1"):
+        listed("http://127.0.0.1:1/0.tar", scratch)
+    server.head = False
+    server.files["/1.jpg"] = jpeg(1)
+    server.trouble["/1.jpg"] = ["status:503", "status:503"]
+    assert read(listed(server.url("/1.jpg"), scratch).images[0]) == ""
+    assert read(listed(server.url("/2.jpg"), scratch).images[0]) == "is not there"
+    with pytest.raises(ImageFolderError, match=r"2\.txt: is not there"):
+        listed(server.url("/2.txt"), scratch)
+
+
 @pytest.mark.parametrize(
     ("trouble", "said"),
     [("cut:1000", ""), ("status:503", "503"), ("status:403", "403"), ("page", "25 of 10,240 bytes came")],
@@ -273,6 +314,7 @@ def test_secrets_of_an_address_are_never_told(server: Server, scratch: Path, add
     said: list[str] = []
     with pytest.raises((ImageFolderError, UsageError)) as caught:
         sources.list_source(address.format(port=server.server_port), "*", True, scratch=scratch, say=said.append)
+    assert (":1/" not in address) or "Connection refused" in str(caught.value)
     for text in (*said, str(caught.value)):
         assert not any(secret in text for secret in ("user", "pa55", "s3cr3t"))
 

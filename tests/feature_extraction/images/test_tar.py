@@ -210,7 +210,7 @@ def test_two_tars_in_one_file_are_said(path: Path) -> None:
         (b"", "no tar"),
         (b"<!doctype html>" + b" " * 1000, "no tar"),
         (bytes(10240), "no image"),
-        (tar_bytes([member("1.txt", b"x")]), "holds no image, 1 other members"),
+        (tar_bytes([member("1.txt", b"x")]), "holds no image, 1 other members, the first 1.txt; expected"),
     ],
 )
 def test_what_is_no_tar_of_images_is_refused(path: Path, content: bytes, said: str) -> None:
@@ -221,6 +221,8 @@ def test_what_is_no_tar_of_images_is_refused(path: Path, content: bytes, said: s
 def test_no_file_and_a_pipe_are_refused(path: Path) -> None:
     with pytest.raises(ImageFolderError, match="No such file"):
         open_tar(path)
+    with pytest.raises(ImageFolderError, match="a series of them in braces"):
+        open_tar(path.with_name("*.tar"))
     os.mkfifo(path)
     with pytest.raises(ImageFolderError, match="a named pipe"):
         open_tar(path)

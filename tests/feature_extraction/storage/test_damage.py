@@ -14,8 +14,9 @@ from helpers.storing import IDENTITY, check, extract, features, flip, make, sour
 
 from feature_extraction.errors import StoreBusy, StoreError
 from feature_extraction.storage import assemble, files, shares, store
+from feature_extraction.storage.by_hand import assemble_by_hand
 from feature_extraction.storage.journal import scan
-from feature_extraction.storage.output import Incomplete, Output, assemble_by_hand
+from feature_extraction.storage.output import Incomplete, Output
 from feature_extraction.storage.store import open_features, work_dir
 
 pytestmark = pytest.mark.usefixtures("quick")

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from feature_extraction.errors import StoreBusy, StoreError
 from feature_extraction.storage import files
-from feature_extraction.storage.journal import Damaged, JournalWriter, Record, scan
+from feature_extraction.storage.journal import Damaged, Record, scan
+from feature_extraction.storage.journal_writer import JournalWriter
 
 
 def written(folder: Path, count: int) -> JournalWriter:

@@ -206,9 +206,8 @@ def test_an_event_whose_writer_was_killed_is_passed_over(tmp_path: Path, monkeyp
         Register(tmp_path).append({})
 
 
-def test_an_event_written_so_slowly_that_others_gave_up_is_said_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def let_the_first_write_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes longer than others wait for it."""
     monkeypatch.setattr(files, "PATIENCE_HERE", 0.2)
     real = files.write_fully
 
@@ -218,11 +217,26 @@ def test_an_event_written_so_slowly_that_others_gave_up_is_said_again(
         monkeypatch.setattr(files, "write_fully", real)
 
     monkeypatch.setattr(files, "write_fully", slow)
+
+
+def test_an_event_written_so_slowly_that_others_gave_up_is_said_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_the_first_write_be_slow(monkeypatch)
     register = Register(tmp_path)
     register.append({"event": "ended", "share": 0, "of": 1})
     said = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
     assert len(said) >= 2  # more where the second, too, was slow
     assert set(said) == {said[0]}
+
+
+def test_one_that_closed_so_slowly_that_others_may_have_given_it_up_removes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_the_first_write_be_slow(monkeypatch)
+    assert not Register(tmp_path).close()
+    with pytest.raises(FolderClosed):
+        Register(tmp_path).append({})
 
 
 def test_a_name_that_is_taken_may_be_refused_as_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,8 @@ class Evidence:
     turned: float | None = None
     """Of grids: the best correlation with ours turned by a quarter or half, or mirrored."""
     lower_right: float | None = None
-    """Of grids: mean difference in the last row and column over that elsewhere."""
+    """Of grids: mean difference in the last row or the last column, the larger one, over that beside both: a batch is
+    often padded on one side only."""
     sizes: tuple[int, int, int, int] | None = None
     """Of boxes: width and height of the image, ours, published."""
     beyond: tuple[int, int] = (0, 0)
@@ -183,8 +184,7 @@ def look(image_id: str, found: Arrays, expected: Arrays, source: str, tolerance:
 def _of_grid(found: Arrays, expected: Arrays) -> dict[str, Any]:
     ours, theirs = found["features"], expected["features"]
     apart = np.abs(ours.astype(np.float64) - theirs).mean(-1)
-    edge = np.concatenate([apart[-1], apart[:-1, -1]]).mean()
-    elsewhere = apart[:-1, :-1].mean()
+    edge, elsewhere = max(apart[-1].mean(), apart[:, -1].mean()), apart[:-1, :-1].mean()
     mine, flat = centred(ours), centred(theirs)  # turned as well as not: the channels' means stay
     return {
         "correlation": cosine(mine, flat),

@@ -31,9 +31,10 @@ SEVERAL: Final = 5
 SAME_MARKS: Final = 1e-3
 MOST_LOOKED_UP: Final = 200
 """Images that are looked for under other ids, the worst first: each is held against all."""
-EDGE: Final = 2.0
-"""Difference in the last row and column over that elsewhere, from which padding is the cause: zeros beside the image
-reach as far as the detector sees."""
+EDGE: Final = 2.5
+"""Difference in the last row or column over that elsewhere, from which padding is the cause: zeros beside the image
+reach as far as the detector sees. Measured: padding 3.2 to 4.6 on X-152, whose sight reaches far, and 6 to 110 on the
+tiny model; anything else at most 1.5, but for sides that are not floored and so padded a little: 1.4, and 2.2."""
 Rule = Callable[[Findings], str | None]
 
 
@@ -53,7 +54,7 @@ def suspect(found: Findings) -> Suspicion | None:
     for rule, causes in RULES:
         if because := rule(found):
             return Suspicion(causes, because)
-    return Suspicion(NUMBERS, "the pictures are the same and their features are not")
+    return Suspicion(NUMBERS, "no trace in the files tells which")
 
 
 def _share(found: Findings, shows: Callable[[Evidence], object]) -> float:
@@ -152,9 +153,7 @@ def _a_little(found: Findings) -> str | None:
 
 def _right_and_below(found: Findings) -> str | None:
     ratio = _middle(e.lower_right for e in found.differing)
-    return (
-        f"at the right and below they differ {ratio:.1f} times as much as elsewhere" if (ratio or 0) >= EDGE else None
-    )
+    return f"at the right or below they differ {ratio:.1f} times as much as elsewhere" if (ratio or 0) >= EDGE else None
 
 
 NUMBERS: Final = (Cause.RGB, Cause.SCALE, Cause.RESIZE, Cause.PADDING, Cause.DECODER, Cause.PRECISION)

@@ -84,7 +84,7 @@ def _figure(value: float | None) -> str:
 
 def _tried(explanation: Explanation) -> list[str]:
     before = explanation.baseline.total or 1.0
-    lines = [f"    recomputed {', '.join(map(printable, explanation.ids))}; {explanation.rows} hypotheses; the best:"]
+    lines = [f"    recomputed {', '.join(map(printable, explanation.ids))}; ways tried: {explanation.rows}; the best:"]
     return [*lines, *(f"      {t.total / before:7.1%} left  {t.hypothesis.says}" for t in explanation.tried)]
 
 

@@ -91,7 +91,7 @@ LADDER: Final = {
     Level.DECODER: Tolerance(features=0.2, boxes=2.0, matched=0.5),
 }
 """Rungs, no proofs: measured on synthetic weights, which magnify more than trained ones do, as the largest of each.
-Tiny: 4 photographs; X-152: 1 in float32, 5 in TF32, on CPU, TF32 by rounding the factors of every product to 11 bits (a GPU's: below).
+Tiny: 4 photographs; X-152: 1 in float32, 5 in TF32. On CPU, TF32 by rounding the factors of every product to 11 bits.
 
     what differs                           grids    box features   boxes found again
     float32: threads, AVX2    X-152        8e-7     2.2e-5         all, to 2e-4 pixel

@@ -166,7 +166,7 @@ RULES: Final[tuple[tuple[Rule, tuple[Cause, ...]], ...]] = (
     (_clipped, (Cause.CLIP,)),
     (_same_boxes_other_features, (Cause.FC7,)),
     (_some_boxes_lacking, (Cause.NMS,)),
-    (_single_other_pictures, (Cause.OTHER_IMAGE, Cause.EXIF)),
+    (_single_other_pictures, (Cause.OTHER_IMAGE, Cause.EXIF, Cause.RGB)),  # gray images are the same in RGB
     (_right_and_below, (Cause.PADDING,)),
     (_only_jpeg, (Cause.DECODER,)),
     (_other_channels, (Cause.CHECKPOINT, Cause.FC7, Cause.RGB, Cause.SCALE)),

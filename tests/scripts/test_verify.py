@@ -222,6 +222,11 @@ def later_layer(file: h5py.File) -> None:
         group["features"][...] = RNG.random((36, 16), np.float32)
 
 
+def others(file: h5py.File) -> None:
+    for name in ("003", "004"):
+        file[name]["features"][...] = np.random.default_rng(int(name)).random((8, 8, 16), np.float32)
+
+
 def pad_below(file: h5py.File) -> None:
     for group in file.values():
         features = group["features"][()] + np.float32(0.2) * RNG.random((8, 8, 16), np.float32)
@@ -233,6 +238,7 @@ PATTERNS: dict[str, tuple[str, Callable[[h5py.File], None], list[str], str]] = {
     "sides exchanged": (BOXES, exchange, ["EXIF"], "003 has width and height exchanged"),
     "two ids exchanged": (GRID, rename, ["OTHER_IMAGE"], "003 holds what ours holds under 004"),
     "another size": (BOXES, shrink, ["OTHER_IMAGE"], "003 has 641 x 480 pixels, ours 640 x 480"),
+    "two images of twenty": (GRID, others, ["OTHER_IMAGE", "EXIF", "RGB"], "Single images have nothing in common"),
     "padded on one side": (GRID, pad_below, ["PADDING"], "at the right or below they differ"),
     "the same boxes": (BOXES, later_layer, ["FC7"], "boxes and classes are the same, the features are not"),
 }

@@ -39,6 +39,7 @@ out."""
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        assert " at 0x" not in item.name, f"{item.nodeid}: a name that changes from run to run"
         if item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
 

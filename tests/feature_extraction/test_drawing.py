@@ -168,7 +168,7 @@ def test_a_label_covers_no_better_one() -> None:
 
 @pytest.mark.parametrize(
     "boxes",
-    [[1, 2, 3, 4], [[1, 2, 3]], [[1, 2, np.nan, 4]], [[1, 2, np.inf, 4]], None, "abc", [object()], [[1], [2, 3]]],
+    [[1, 2, 3, 4], [[1, 2, 3]], [[1, 2, np.nan, 4]], [[1, 2, np.inf, 4]], None, "abc", [{}], [[1], [2, 3]]],
     ids=repr,
 )  # fmt: skip
 def test_boxes_that_are_none_are_refused(boxes: object) -> None:

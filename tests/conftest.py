@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 # The last bits of a convolution depend on the number of threads, and tests compare the files of this process with those
 # of programs that they start: all compute with one, whatever the machine has, unless a test asks for more.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# Programs that are started inherit what is ignored: under nohup, or behind a shell's &, tests of Ctrl-C would wait for
+# it in vain.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_DFL)
 
 SLOW = {
     "test_annotations", "test_api", "test_arithmetic", "test_as_published", "test_browser", "test_by_bfloat16",

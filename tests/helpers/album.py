@@ -30,6 +30,14 @@ def image_file(datasets: Path, image_id: str) -> Path:
     return datasets / folder / f"{image_id}.jpg"
 
 
+def page(datasets: Path, **options: Any) -> str:
+    """The page of a folder, as ``PageOptions`` have it."""
+    from scripts.report.options import PageOptions
+    from scripts.report.page import page_of  # it imports matplotlib, which collecting tests should not
+
+    return page_of(PageOptions(datasets=datasets, **options))
+
+
 def make_album(datasets: Path, synthetic: bool = True) -> Path:
     """COCO valid and VG as the kit leaves them, of a few photographs; grids and boxes are the golden ones."""
     coco = {coco_id(n): name for n, name in enumerate(COCO, 1)}

@@ -17,34 +17,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers.album import K, coco_id, image_file, make_album, words_file
+from helpers.album import K, coco_id, image_file, make_album, page, words_file
 from PIL import Image
 
 from feature_extraction.errors import KitError, StoreError, UsageError
 from scripts.report import __main__ as report
 from scripts.report import files
-from scripts.report.options import PageOptions
-from scripts.report.page import page_of
 from scripts.report.photographs import Photographs, Thumbnail, recorded_path
 from scripts.report.verdict import verdict, warnings_of
 
 VOID = {"meta", "input", "br", "img", "link", "wbr"}
-
-
-@pytest.fixture(scope="module")
-def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Whole and sound; for tests that only look."""
-    return make_album(tmp_path_factory.mktemp("album") / "datasets")
-
-
-@pytest.fixture
-def datasets(tmp_path: Path) -> Path:
-    """The same, to be changed."""
-    return make_album(tmp_path / "datasets")
-
-
-def page(datasets: Path, **options: object) -> str:
-    return page_of(PageOptions(datasets=datasets, **options))
 
 
 @functools.cache

@@ -8,40 +8,20 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from helpers.album import CENTROIDS, HEAD, TAIL, K, coco_id, grids_of, make_album, words_file
+from helpers.album import CENTROIDS, HEAD, TAIL, K, coco_id, grids_of, page, words_file
 from PIL import Image
 
 from feature_extraction.errors import UnknownName, UsageError
 from kmeans.nearest_cells import KEPT
 from scripts.report import files, nearest, words
 from scripts.report.nearest import Chosen
-from scripts.report.options import PageOptions
-from scripts.report.page import page_of
 from scripts.report.photographs import Photographs, Thumbnail
 from scripts.report.plots import Plots
 from scripts.report.vocabulary_rows import choose_words
-
-
-@pytest.fixture(scope="module")
-def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Whole and sound; for tests that only look."""
-    return make_album(tmp_path_factory.mktemp("album") / "datasets")
-
-
-@pytest.fixture
-def datasets(tmp_path: Path) -> Path:
-    """The same, to be changed."""
-    return make_album(tmp_path / "datasets")
-
-
-def page(datasets: Path, **options: Any) -> str:
-    return page_of(PageOptions(datasets=datasets, **options))
-
 
 # --- the vocabulary ----------------------------------------------------------------------------------
 

@@ -57,17 +57,10 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     With an error, or a kill at any instant, ``path`` is what it was; raises OSError as the system gives it."""
     # part of the name only: a name may be as long as the file system allows
     temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    sync_folder(path.parent)
+    with _taking_the_place(temporary, path), temporary.open("xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -77,16 +70,23 @@ def making(path: Path) -> Iterator[Path]:
 
     Raises StoreBusy where another process makes it now, OSError as the system gives it."""
     temporary = path.with_name(f".{path.name}.making")
-    with exclusive(temporary, busy=f"another process is making {path} right now: wait for it") as held:
-        try:
-            held.truncate(0)
-            yield temporary
-            sync_file(temporary)
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+    busy = f"another process is making {path} right now: wait for it"
+    with exclusive(temporary, busy=busy) as held, _taking_the_place(temporary, path):
+        held.truncate(0)
+        yield temporary
+        sync_file(temporary)
+
+
+@contextlib.contextmanager
+def _taking_the_place(temporary: Path, path: Path) -> Iterator[None]:
+    """``temporary`` becomes ``path`` when the block, which syncs it, ends well; else it goes."""
+    try:
+        yield
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
     sync_folder(path.parent)
 
 

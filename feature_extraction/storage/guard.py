@@ -136,8 +136,8 @@ def why_not(path: Path | str, said: str) -> StoreError:
 
 def size_cache(file: h5py.File, names: Iterable[str]) -> None:
     """Let HDF5 keep the list of the root's ``names``, which it wants whole at every look for one, and little more. Left
-    to itself it keeps 32 MB as they lie in the file, six times as much in memory, and reads a longer list, that of half
-    a million images, anew for every image."""
+    to itself it keeps 32 MB as they lie in the file, six times as much in memory, and reads a longer list (by that size
+    of half a million images; tried with smaller caches) anew for every image."""
     config = file.id.get_mdc_config()
     room = 2 * sum(len(name.encode()) + 8 for name in names)  # it doubles where it grows
     config.max_size = min(LARGEST_CACHE, CACHE + room)

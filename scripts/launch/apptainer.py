@@ -16,6 +16,8 @@ from feature_extraction.errors import UsageError
 from .container import Inside
 from .settings import Settings
 
+MOST_LINKS: Final = 40
+"""As many as the kernel follows in one path."""
 ARCHIVE_FIRST: Final = "make image-archive where the image was built"
 IMAGE_ENVIRONMENT: Final = {
     "PATH": "/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -85,16 +87,60 @@ class Charliecloud:
         # GPUs: the devices are there, and the driver's libraries since `ch-fromhost --nvidia IMAGE`
         flags = [self.program, "--private-tmp", "--cd", inside.workdir, "--unset-env=*", "--env-no-expand"]
         flags += [f"--set-env={name}={value}" for name, value in {**IMAGE_ENVIRONMENT, **inside.environment}.items()]
-        for mount in inside.mounts:
-            source = os.path.realpath(mount.path)
-            if ":" in f"{source}{mount.path}":
-                raise UsageError(f"{mount.path}: ch-run splits its mounts at colons: move the folder, or RUN=apptainer")
-            top = Path(image, *mount.path.parts[1:2])
-            if Path(image).is_dir() and not top.exists():
-                raise UsageError(f"the image has no {top}, in which {mount.path} is to be mounted: mkdir {top}")
-            flags += ["--bind", f"{source}:{mount.path}"]
+        seen = [folder for mount in inside.mounts for folder in shown_as(mount.path, Path(image))]
+        for folder in dict.fromkeys(seen):
+            flags += ["--bind", f"{os.path.realpath(folder)}:{folder}"]
         flags += self._settings.words("RUN_FLAGS")
         return [*flags, image, "--", *inside.command]
+
+
+def shown_as(path: Path, image: Path) -> list[Path]:
+    """The folders to mount, each under its own name, so that ``path`` can be seen in the image.
+
+    ch-run makes mount points in its own /tmp and nowhere else, since an image is read-only. Where the image has the
+    folder, it is mounted there; else the first folder of its path is, whole, as on the host: one empty folder in the
+    image (``/gpfs``) then serves every path below it, and nobody is shown what he may not read anyway. Raises
+    UsageError where that would hide files of the image, where there is nothing to mount on, and for a colon."""
+    at_its_place = os.path.isdir(inside_of(image, path))
+    folders = [path] if at_its_place else leading_to(path)
+    for folder in folders:
+        place = inside_of(image, folder)
+        if ":" in f"{os.path.realpath(folder)}{folder}":
+            raise UsageError(f"{folder}: ch-run splits its mounts at colons: move the folder, or RUN=apptainer")
+        if at_its_place or is_temporary(folder) or not image.is_dir():
+            continue
+        if not os.path.isdir(place):
+            raise UsageError(f"the image has no folder {folder}, in which {path} is to be seen: mkdir {place}")
+        if not os.access(place, os.R_OK) or any(os.scandir(place)):
+            raise UsageError(
+                f"the image has files of its own in {folder}, and no folder to mount {path} on: "
+                f"mkdir -p {inside_of(image, path)}"
+            )
+    return folders
+
+
+def leading_to(path: Path) -> list[Path]:
+    """The first folders (``/gpfs``) of a path and of all that its links lead through, which have to be there for it to
+    be found inside under the name that it has outside; below /tmp, the folder itself."""
+    found: list[Path] = []
+    for _ in range(MOST_LINKS):
+        first = Path(*path.parts[:2])
+        found.append(path if is_temporary(path) else first)
+        steps = [step for step in [*reversed(path.parents), path] if first in step.parents]
+        link = next((step for step in steps if step.is_symlink()), None)
+        if link is None or is_temporary(path):
+            break
+        path = Path(os.path.normpath(link.parent / link.readlink())) / path.relative_to(link)
+    return list(dict.fromkeys(found))
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether it lies in what ch-run has as a /tmp of its own."""
+    return Path("/tmp") in path.parents
+
+
+def inside_of(image: Path, path: Path) -> Path:
+    return image / path.relative_to("/")
 
 
 def _require(program: str, way_out: str) -> None:

@@ -18,7 +18,7 @@ from helpers.launching import RECORDER, Checkout, mounts
 from feature_extraction import catalog
 from feature_extraction.errors import UsageError
 from scripts.launch import checks, features, slurm
-from scripts.launch.apptainer import IMAGE_ENVIRONMENT
+from scripts.launch.apptainer import IMAGE_ENVIRONMENT, leading_to, shown_as
 from scripts.launch.cluster import Cluster, read_cluster
 from scripts.launch.jobs import Launcher
 from scripts.launch.settings import Settings
@@ -45,8 +45,8 @@ def checkout(tmp_path: Path) -> Checkout:
         (checkout.bin / name).write_text(text)
         (checkout.bin / name).chmod(0o755)
     (checkout.folder / "build/xlxmert-features-cpu/app").mkdir(parents=True)
-    for name in ("tmp", "work", "home", "root"):
-        (checkout.folder / "build/xlxmert-features-cpu" / name).mkdir()
+    for name in ("tmp", "work", "home", "root", "opt/venv"):
+        (checkout.folder / "build/xlxmert-features-cpu" / name).mkdir(parents=True)
     for target in ("cpu", "gpu"):
         (checkout.folder / f"build/xlxmert-features-{target}.sif").touch()
     return checkout
@@ -161,11 +161,48 @@ def test_charliecloud_has_the_environment_of_the_image(checkout: Checkout) -> No
     assert words[words.index("--") - 1] == f"{checkout.folder}/build/xlxmert-features-cpu"
 
 
+def test_charliecloud_mounts_on_what_the_image_has(tmp_path: Path) -> None:
+    """ch-run makes mount points nowhere but in its own /tmp."""
+    image = tmp_path / "image"
+    for name in ("tmp", "gpfs", "mnt/data", "opt/venv"):
+        (image / name).mkdir(parents=True)
+    assert shown_as(Path("/mnt/data"), image) == [Path("/mnt/data")]
+    assert shown_as(Path("/gpfs/me/COCO/images"), image) == [Path("/gpfs")]
+    assert shown_as(Path("/tmp/me/COCO"), image) == [Path("/tmp/me/COCO")]
+    for path in ("/mnt/other", "/opt/me", "/scratch/me"):
+        with pytest.raises(UsageError, match=path):
+            shown_as(Path(path), image)
+    (image / "opt/me").mkdir()
+    assert shown_as(Path("/opt/me"), image) == [Path("/opt/me")]
+    # before there is an image, for the line that make -n prints
+    assert shown_as(Path("/opt/me/COCO"), tmp_path / "none") == [Path("/opt")]
+
+
+def test_a_path_leads_through_all_its_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home folder that links to a project, on a file system that is itself a link, is found inside by each name."""
+    links = {"/home/me/data": "/gpfs/project/me", "/gpfs": "/mnt/gpfs", "/gpfs/project/me": "../old/me",
+             "/gpfs/old": "/archive", "/home/me/up": "../../srv/x", "/home/me/here": "/tmp/me",
+             "/home/me/round": "/home/me/round"}  # fmt: skip
+    monkeypatch.setattr(Path, "is_symlink", lambda path: str(path) in links)
+    monkeypatch.setattr(Path, "readlink", lambda path: Path(links[str(path)]))
+    found = {
+        "/home/me/data/COCO": ["/home", "/gpfs", "/archive"],
+        "/home/me/up/COCO": ["/home", "/srv"],
+        "/home/me/here/COCO": ["/home", "/tmp/me/COCO"],
+        "/home/me/round": ["/home"],
+        "/gpfs/COCO": ["/gpfs"],
+        "/data": ["/data"],
+    }
+    for path, folders in found.items():
+        assert leading_to(Path(path)) == [Path(folder) for folder in folders], path
+
+
 LACKING = {
     "RUN=apptainer IMAGE=other.sif": r"there is no image \S+/other.sif: make image-archive .* docker-archive:other",
     "RUN=charliecloud IMAGE=other": r"there is no image in the folder \S+/other: make image-archive .* tar -C ",
-    "RUN=charliecloud DATASETS=/a:b": r"/a:b/VG/\S+: ch-run splits its mounts at colons",
-    "RUN=charliecloud DATASETS=/gpfs9/me": r"the image has no \S+/gpfs9, .*: mkdir \S+/gpfs9",
+    "RUN=charliecloud DATASETS=/a:b": r"/a:b: ch-run splits its mounts at colons",
+    "RUN=charliecloud DATASETS=/gpfs9/me": r"the image has no folder /gpfs9, .*: mkdir \S+-cpu/gpfs9$",
+    "RUN=charliecloud DATASETS=/opt/me": r"files of its own in /opt, .* /opt/me/VG/\S+ on: mkdir -p \S+-cpu/opt/me/VG",
 }
 
 

@@ -198,10 +198,23 @@ def image() -> Iterator[Path]:
             pytest.skip(f"there is no /usr/bin/{program}: make slurm-test installs charliecloud on Debian and Ubuntu")
     if os.geteuid() != 0:
         pytest.skip("becoming another user takes root")
-    folder = Path(tempfile.mkdtemp(prefix="charliecloud-"))
+    folder = Path(tempfile.mkdtemp(prefix="charliecloud-", dir="/var/tmp"))
     folder.chmod(0o755)
     root = folder / "image"
-    for name in ("usr", "etc", "tmp", "proc", "sys", "dev", "root", "home", "app", "opt/venv/bin", "opt/packages"):
+    for name in [
+        "usr",
+        "etc",
+        "tmp",
+        "proc",
+        "sys",
+        "dev",
+        "root",
+        "home",
+        "var",
+        "app",
+        "opt/venv/bin",
+        "opt/packages",
+    ]:
         (root / name).mkdir(parents=True)
     for name in ("bin", "lib", "lib64", "sbin"):
         (root / name).symlink_to(f"usr/{name}")
@@ -227,28 +240,38 @@ def image() -> Iterator[Path]:
 
 
 def test_another_user_in_charliecloud_makes_the_same_bits(image: Path, tiny_checkpoint: Path) -> None:
-    """Nothing is written into the image, and the environment of the caller stays outside."""
+    """Nothing is written into the image, the environment of the caller stays outside, and it does not matter where the
+    folders lie: /tmp is the one place where ch-run makes mount points by itself."""
     work = image.parent
-    for name in ("host", "inside"):
-        images = work / name / "VG/images/VG_100K"
-        images.mkdir(parents=True)
-        for number in range(3):
-            Image.fromarray(photograph("coffee")[: 300 + number]).save(images / f"{number}.jpg")
     shutil.copytree(tiny_checkpoint, work / "checkpoint", copy_function=shutil.copyfile)
     (work / "checkpoint").chmod(0o755)
-    subprocess.run(["chown", "-R", f"{SOMEBODY}:{SOMEBODY}", work / "inside"], check=True)
     job = ["-m", "scripts.launch", "extract-vg-grid", f"CHECKPOINT={work / 'checkpoint'}", "GPUS=0", EXTRACT_FLAGS]
+    _photographs(work / "host")
     subprocess.run([sys.executable, *job, "RUN=host", f"DATASETS={work / 'host'}"], cwd=ROOT, check=True)
     before = {path: path.lstat().st_mtime_ns for path in image.rglob("*")}
     flags = f"RUN_FLAGS=--bind=/usr:/usr --bind={sysconfig.get_path('purelib')}:/opt/packages"
     somebody = ["setpriv", f"--reuid={SOMEBODY}", f"--regid={SOMEBODY}", "--clear-groups", "/usr/bin/python3"]
     caller = {"PATH": "/usr/bin:/bin", "USER": "somebody", "HOME": "/nowhere", "PYTHONDONTWRITEBYTECODE": "1"}
-    subprocess.run(
-        [*somebody, *job, "RUN=charliecloud", f"IMAGE={image}", f"DATASETS={work / 'inside'}", flags],
-        cwd=image / "app",
-        check=True,
-        env=caller,
-    )
-    assert list(differences(work / "host", work / "inside")) == []
-    assert {path.stat().st_uid for path in (work / "inside/VG/features").rglob("*")} == {SOMEBODY}
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="charliecloud-") as temporary:
+        Path(temporary).chmod(0o755)
+        (work / "linked").symlink_to(temporary)
+        for datasets in (work / "inside", Path(temporary, "a"), work / "linked" / "b"):
+            _photographs(datasets)
+            subprocess.run(["chown", "-R", f"{SOMEBODY}:{SOMEBODY}", datasets], check=True)
+            subprocess.run(
+                [*somebody, *job, "RUN=charliecloud", f"IMAGE={image}", f"DATASETS={datasets}", flags],
+                cwd=image / "app",
+                check=True,
+                env=caller,
+            )
+            assert list(differences(work / "host", datasets)) == []
+            assert {path.stat().st_uid for path in (datasets / "VG/features").rglob("*")} == {SOMEBODY}
     assert {path: path.lstat().st_mtime_ns for path in image.rglob("*")} == before
+
+
+def _photographs(datasets: Path) -> None:
+    """Three images of Visual Genome."""
+    images = datasets / "VG/images/VG_100K"
+    images.mkdir(parents=True)
+    for number in range(3):
+        Image.fromarray(photograph("coffee")[: 300 + number]).save(images / f"{number}.jpg")

@@ -203,7 +203,11 @@ def execute(configs: Sequence[ExtractConfig]) -> int:
             say(summary.line())
         if made:
             files = shlex.quote(str(made[0])) if len(made) == 1 else f"{shlex.quote(str(made[0].parent))}/*.h5"
-            then = ", or make kmeans once the grids are there" if configs[0].dataset in catalog.DATA_SETS else ""
+            then = (
+                f", or {places.to_type('kmeans')} once the grids are there"
+                if configs[0].dataset in catalog.DATA_SETS
+                else ""
+            )
             say(f"next: python -m feature_extraction check {files}{then}")
         return 128 + by[0] if by and summary.exit_code == EXIT_NOTHING else summary.exit_code
     return EXIT_NOTHING
@@ -217,7 +221,8 @@ def told_how_images_are_had(config: ExtractConfig) -> Iterator[None]:
     except ImageFolderError as error:
         if config.dataset not in catalog.DATA_SETS:
             raise
-        raise ImageFolderError(f"{error} (make download-images-{config.dataset} brings them)") from error
+        way_out = places.to_type(f"download-images-{config.dataset}")
+        raise ImageFolderError(f"{error} ({way_out} brings them)") from error
 
 
 def say(line: str) -> None:

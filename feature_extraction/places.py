@@ -15,6 +15,8 @@ from typing import Final
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
 """The folder that holds feature_extraction/; site-packages where the kit is installed."""
 IS_CHECKOUT: Final = (CHECKOUT / "Makefile").is_file()
+IS_INSTALLED: Final = not (CHECKOUT / "pyproject.toml").is_file()
+"""Whether the packages lie among those of a Python. (The image has no Makefile either; make runs it from outside.)"""
 WORK: Final = CHECKOUT if IS_CHECKOUT else Path()
 """Where data and downloads lie if nothing else is said: the checkout; of an installed kit the current folder."""
 PUBLISHED_CHECKPOINT: Final = Path("mask_rcnn_ckpt")
@@ -32,6 +34,24 @@ def dataset_roots(folder: str, environment: Mapping[str, str] = os.environ) -> l
     """Roots where the data set with this folder name may lie; the first that exists is taken."""
     named = [Path(environment["DATASETS"]) / folder] if environment.get("DATASETS") else []
     return _distinct([*named, Path("../datasets") / folder, Path("datasets") / folder, CHECKOUT / "datasets" / folder])
+
+
+def to_type(*targets: str) -> str:
+    """What a user types for targets of the Makefile: ``make TARGET ...``; of an installed kit, which has none, the
+    commands that do the same."""
+    if not IS_INSTALLED:
+        return f"make {' '.join(targets)}"
+    return " && ".join(f"xlxmert-features {_installed(target)}" for target in targets)
+
+
+def _installed(target: str) -> str:
+    command, *words = target.split("-")
+    if command == "download":
+        return " ".join([command, *(words or ["checkpoint"])])
+    if command != "extract":
+        return target
+    flags = [f"--kinds {word}" if word in ("grid", "boxes") else f"--split {word}" for word in words[1:]]
+    return " ".join([command, *(["--dataset", words[0]] if words != ["all"] else []), *flags])
 
 
 def first_existing(candidates: list[Path]) -> Path:

@@ -14,6 +14,7 @@ from feature_extraction import catalog, machine
 from feature_extraction.arguments import Parser, positive
 from feature_extraction.errors import KitError
 from feature_extraction.names import printable
+from feature_extraction.places import to_type
 
 from .options import ASSIGNMENTS, DEVICES, Options
 
@@ -178,7 +179,7 @@ def tell_next(options: Options, made: Outcome, reporter: ConsoleReporter) -> Non
         return
     if not set(options.tgt) >= {"mscoco_train"} and options.src == "mscoco_train":
         reporter.say("next: --tgt with the other data sets; X-LXMERT's pretraining reads mscoco_train mscoco_valid vg")
-    reporter.say("next: make report, a page about the vocabulary and its words; from Python:")
+    reporter.say(f"next: {to_type('report')}, a page about the vocabulary and its words; from Python:")
     reporter.say(f"next: from kmeans import load_vocabulary; words = load_vocabulary({str(made.centroids)!r})")
 
 

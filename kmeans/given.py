@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from feature_extraction.errors import VocabularyError
+from feature_extraction.places import to_type
 from feature_extraction.storage import files
 
 from . import former, results
@@ -79,5 +80,5 @@ def _taken(names: results.ResultNames, old: str) -> str:
     return (
         f"{names.centroids} holds another vocabulary: --force moves it, whole and with all that was assigned to it, to "
         f"{aside} and gives the name to this one; --output FILE.npy leaves it and writes this one elsewhere; "
-        "make verify-kmeans compares the two as they are"
+        f"{to_type('verify-kmeans')} compares the two as they are"
     )

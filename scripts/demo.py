@@ -19,7 +19,7 @@ from feature_extraction.arguments import Parser
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
 from feature_extraction.errors import KitError
 from feature_extraction.names import printable
-from feature_extraction.places import CHECKOUT, PUBLISHED_CHECKPOINT
+from feature_extraction.places import CHECKOUT, PUBLISHED_CHECKPOINT, to_type
 from feature_extraction.terminal import run_main
 
 from .report.__main__ import write
@@ -125,9 +125,9 @@ def look_at(datasets: Path, page: Path, picture: Path | None, synthetic: bool) -
         say(f"picture: {picture}")
     if synthetic:
         say("The weights were SYNTHETIC: right architecture, shapes and cost, but these features carry no meaning.")
-        say("next: make download             the published checkpoint; then make demo shows what it sees")
-    say("next: make download-images      the photographs of the paper")
-    say("next: make extract-all kmeans   its files; make report shows them as this page does")
+        say(f"next: {to_type('download')}, the published checkpoint; then {to_type('demo')} shows what it sees")
+    say(f"next: {to_type('download-images')}, the photographs of the paper")
+    say(f"next: {to_type('extract-all', 'kmeans')}, its files; {to_type('report')} shows them as this page does")
     say("")
     say(f"The page to look at, in a browser: {page}")
 

@@ -21,6 +21,7 @@ from feature_extraction.arguments import Parser
 from feature_extraction.config import EXIT_ALL, EXIT_SOME_FAILED
 from feature_extraction.errors import CheckpointError
 from feature_extraction.names import printable
+from feature_extraction.places import to_type
 from feature_extraction.terminal import run_main
 from kmeans import cli
 from kmeans.options import Options, feature_path, target_files
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "vis_emb.weight"
 """What X-LXMERT calls the centroids; ``module.`` stands before it where several GPUs trained."""
-FETCH: Final = "make download-pretrained"
+FETCH: Final = "download-pretrained"
 DEEPEST: Final = 4
 """Dictionaries inside one another that are looked into."""
 Shape = tuple[int | None, int]
@@ -54,7 +55,7 @@ def centroids_in(path: Path, shape: Shape, tensor: str | None = None) -> tuple[R
     from feature_extraction.detector.checkpoint import read_document
 
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist: {FETCH} fetches it, --weights names another file")
+        raise CheckpointError(f"{path} does not exist: {to_type(FETCH)} fetches it, --weights names another file")
     tensors = named_tensors(read_document(path, FETCH))
     name = tensor if tensor is not None else _only_candidate(path, tensors, shape)
     if name not in tensors:
@@ -89,7 +90,7 @@ def _only_candidate(path: Path, tensors: Mapping[str, Tensor], shape: Shape) -> 
     if not candidates:
         raise CheckpointError(
             f"{path} holds neither {wanted} nor another tensor of that shape; {_named(tensors)}. Another file, "
-            f"perhaps, or weights trained without visual words: {FETCH} fetches X-LXMERT's own, "
+            f"perhaps, or weights trained without visual words: {to_type(FETCH)} fetches X-LXMERT's own, "
             "--tensor NAME takes another one"
         )
     first, *others = candidates
@@ -122,7 +123,7 @@ def _checked(path: Path, name: str, tensor: Tensor, shape: Shape) -> Rows:
         raise CheckpointError(f"{what} of {str(tensor.dtype).removeprefix('torch.')}, expected float32")
     if not bool(tensor.isfinite().all()):
         raise CheckpointError(
-            f"{what} holds NaN or infinity: the file is damaged, or no vocabulary; {FETCH} fetches it"
+            f"{what} holds NaN or infinity: the file is damaged, or no vocabulary; {to_type(FETCH)} fetches it"
         )
     rows: Rows = tensor.detach().contiguous().numpy().copy()
     return rows
@@ -174,7 +175,7 @@ def make(options: Options, args: argparse.Namespace, report: cli.ConsoleReporter
     report.say(f"{weights}: {tensor} {list(centroids.shape)}, SHA-256 of the file {origin['sha256']}")
     if args.output is not None:
         given.save_beside(args.output, centroids, origin, replace=args.force)
-        report.say(f"{args.output}: the paper's centroids; make verify-kmeans compares")
+        report.say(f"{args.output}: the paper's centroids; {to_type('verify-kmeans')} compares")
         return EXIT_ALL
     path = given.put_in_place(options, centroids, origin, make_way=args.force, report=report)
     report.say(f"{path}: the paper's centroids")

@@ -218,6 +218,25 @@ def test_the_box_convention_is_written_once() -> None:
             assert not re.search(r"(x2|y2|right|bottom)\b.* \+ 1\b", path.read_text()), path
 
 
+def test_targets_of_the_makefile_are_named_in_one_place() -> None:
+    """An installed kit has no Makefile: ``places.to_type`` says the command that does the same. What only a checkout
+    can do is named as it is."""
+    targets = re.findall(r"^([a-z][a-z-]*):.*## ", (ROOT / "Makefile").read_text(), re.M)
+    checkout = re.compile(r"setup|demo|docker-|image-|slurm-|test|gpu-test|shell|help")
+    others = "|".join(target for target in targets if not checkout.match(target))
+    named = re.compile(rf"\bmake ({others}|demo|extract-|download-)")
+    for path in CODE:
+        if "launch" in path.parts or "dev" in path.parts:
+            continue
+        tree = ast.parse(path.read_text())
+        told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+        found = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in told]
+        said = [node.value for node in found if isinstance(node.value, str) and named.search(node.value)]
+        assert [text for text in said if "python -m" not in text] == [], path  # which says both ways
+    for path in (ROOT / "scripts/report").glob("*.j2"):
+        assert not named.search(path.read_text()), path
+
+
 def test_no_kind_is_asked_for_by_name() -> None:
     for folder in ("feature_extraction", "kmeans", "scripts"):
         for path in (ROOT / folder).rglob("*.py"):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..places import to_type
 from .config import BLOCKS, DetectorConfig
 from .faster_rcnn import FasterRCNN
 from .layers import Weights
@@ -25,8 +26,8 @@ MOST_LISTED: Final = 8
 """Problems named one by one in an error; the rest is counted."""
 
 
-def read_document(path: Path, fetch: str = "make download") -> object:
-    """What a weight file holds: tensors, and plain containers around them; ``fetch`` is the command that gets it again.
+def read_document(path: Path, fetch: str = "download") -> object:
+    """What a weight file holds: tensors, and plain containers around them; ``fetch`` is the target that gets it again.
 
     Raises CheckpointError for a file that is no checkpoint or that holds anything but plain data."""
     document: object
@@ -43,7 +44,7 @@ def read_document(path: Path, fetch: str = "make download") -> object:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path} cannot be read as PyTorch weights ({reason}). It is truncated, something else, or holds objects "
-            f"other than tensors, which are never executed; download it again: {fetch}"
+            f"other than tensors, which are never executed; download it again: {to_type(fetch)}"
         ) from error
     return document
 
@@ -88,16 +89,17 @@ def _explain(path: Path, config: DetectorConfig, tensors: Mapping[str, Tensor], 
     found = next((depth for depth, counts in BLOCKS.items() if counts[2] == len(blocks)), None)
     more = f"; and {len(problems) - MOST_LISTED} more" if len(problems) > MOST_LISTED else ""
     if not tensors:
-        reason = "It holds no tensors at all: download it again (make download)"
+        reason = f"It holds no tensors at all: download it again ({to_type('download')})"
     elif found == 101 and config.depth == 152:
         reason = (
-            "This is the X-101 model (Pythia's detectron_model.pth, 652 MB), not the X-152 of the paper, which has "
-            "the same file name: take ViLBERT's (make download), or have only its own detectron_model.yaml beside it"
+            "This is the X-101 model (Pythia's detectron_model.pth, 652 MB), not the X-152 of the paper, which has the "
+            f"same file name: take ViLBERT's ({to_type('download')}), or have only its own detectron_model.yaml "
+            "beside it"
         )
     elif found is not None and found != config.depth:
         reason = f"The file holds a network of depth {found}, the configuration asks for {config.depth}"
     else:
-        reason = "Take weights and configuration from the same place (make download fetches both)"
+        reason = f"Take weights and configuration from the same place ({to_type('download')} fetches both)"
     return (
         f"{path} does not fit the configuration: {len(problems)} problems. {reason}. "
         f"In detail: {'; '.join(problems[:MOST_LISTED])}{more}"

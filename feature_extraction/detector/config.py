@@ -22,6 +22,7 @@ import yaml
 
 from .. import recipe
 from ..errors import CheckpointError
+from ..places import to_type
 
 BLOCKS: Final = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 """Bottlenecks per stage, by depth."""
@@ -145,7 +146,7 @@ def read_config(path: Path) -> DetectorConfig:
 
 def _read_yaml(path: Path) -> Any:
     """The document, its text, nesting and scalars bounded first."""
-    unreadable = "download the configuration again (make download), or take it from where the weights are from"
+    unreadable = f"download the configuration again ({to_type('download')}), or take it from where the weights are from"
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)

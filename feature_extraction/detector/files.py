@@ -32,7 +32,7 @@ def find_checkpoint(folder: Path | None = None) -> CheckpointFiles:
         complaint = complaint or _complaint(found)
     where = ", ".join(str(place.resolve()) for place in folders)
     raise CheckpointError(
-        f"no {complaint} in {where}: `make download` fetches it, --checkpoint_dir names another folder"
+        f"no {complaint} in {where}: `{places.to_type('download')}` fetches it, --checkpoint_dir names another folder"
     )
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, ReferenceMissing
+from ..places import to_type
 from .checkpoint import read_tensors
 from .config import fork_settings, read_config
 from .faster_rcnn import Detections
@@ -76,7 +77,7 @@ def _load_weights(model: torch.nn.Module, path: Path) -> None:
     if problems:
         raise CheckpointError(
             f"{path} does not fit the fork's model in {len(problems)} tensors: {'; '.join(problems[:10])}. "
-            "Take weights and configuration from the same place (make download fetches both)"
+            f"Take weights and configuration from the same place ({to_type('download')} fetches both)"
         )
     model.load_state_dict({name: tensors[name] for name in wanted if name in tensors}, strict=False)
 

@@ -30,7 +30,7 @@ from feature_extraction import catalog
 from feature_extraction.arguments import Parser, choose
 from feature_extraction.errors import DownloadError, UsageError
 from feature_extraction.names import printable
-from feature_extraction.places import IS_CHECKOUT, PUBLISHED_CHECKPOINT, WORK
+from feature_extraction.places import IS_CHECKOUT, PUBLISHED_CHECKPOINT, WORK, to_type
 from feature_extraction.terminal import run_main, signals_to
 
 from .ensure import ensure
@@ -282,12 +282,12 @@ def next_step(args: argparse.Namespace) -> str:
     """What one may want to do with what is there now."""
     if args.what == "checkpoint":
         others = [f"--checkpoint_dir {args.checkpoint_dir / name}" for name in args.detectors if name != PUBLISHED]
-        return ", ".join(others) or "make download-images-coco, then make extract-coco"
+        return ", ".join(others) or f"{to_type('download-images-coco')}, then {to_type('extract-coco')}"
     if args.what == "features":
-        return "make verify"
+        return to_type("verify")
     if args.what in ("annotations", "pretrained"):
-        return "make xlxmert puts them where x-lxmert reads them"
-    return ", ".join(f"make extract-{name}" for name in args.sets)
+        return f"{to_type('xlxmert')} puts them where x-lxmert reads them"
+    return ", ".join(to_type(f"extract-{name}") for name in args.sets)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from feature_extraction.errors import VocabularyError
+from feature_extraction.places import to_type
 from kmeans import results
 from kmeans.former import FORMER
 from kmeans.nearest_cells import KEPT, Cell
@@ -95,5 +96,5 @@ def _document(vocabulary: Vocabulary) -> dict[str, Any] | None:
         if vocabulary.digest in (found[side][results.DIGEST] for side in SIDES):
             return found
         if path == beside:
-            vocabulary.remarks.append(f"{path.name} is about other centroids: run make verify-kmeans again")
+            vocabulary.remarks.append(f"{path.name} is about other centroids: run {to_type('verify-kmeans')} again")
     return None

@@ -11,7 +11,7 @@ from feature_extraction.config import Grid
 from feature_extraction.drawing import PALETTE
 from feature_extraction.errors import UsageError
 from feature_extraction.names import printable
-from feature_extraction.places import checkpoint_folders
+from feature_extraction.places import checkpoint_folders, to_type
 
 from .compared import comparison_of
 from .files import FeatureEntry, entries_in, splits_of
@@ -85,7 +85,7 @@ def _words(
 ) -> tuple[list[WordList], Nearest]:
     if vocabulary is None:
         if options.words:
-            raise UsageError("--words: there is no vocabulary yet: make kmeans")
+            raise UsageError(f"--words: there is no vocabulary yet: {to_type('kmeans')}")
         return [], Nearest({}, "")
     grids = [card.words for album in albums for card in album.cards if card.words is not None]
     chosen_words = choose_words(vocabulary, options.words, grids)

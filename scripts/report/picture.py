@@ -18,7 +18,7 @@ from feature_extraction.drawing import draw, draw_words, grid_of, ink_on, word_c
 from feature_extraction.errors import UsageError
 from feature_extraction.images.decode import decode_image
 from feature_extraction.names import printable
-from feature_extraction.places import checkpoint_folders
+from feature_extraction.places import checkpoint_folders, to_type
 from feature_extraction.storage.store import array_of, read_array
 
 from .files import Split, entries_in, opened, splits_of
@@ -49,7 +49,7 @@ def picture_of(datasets: Path, image_ids: Sequence[str]) -> Image.Image:
     vocabularies, _ = vocabularies_in(datasets, entries)
     vocabulary = chosen(vocabularies, None)
     if vocabulary is None:
-        raise UsageError("no vocabulary yet: make kmeans")
+        raise UsageError(f"no vocabulary yet: {to_type('kmeans')}")
     names = names_in(datasets, *checkpoint_folders())
     with closing(Photographs(datasets)) as photographs:
         found = [_found(image_id, splits, vocabulary, photographs) for image_id in image_ids]

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from feature_extraction.config import Boxes, Grid
 from feature_extraction.drawing import ink_on, word_colour
 from feature_extraction.names import printable
+from feature_extraction.places import to_type
 
 from .verdict import is_troubling
 
@@ -35,6 +36,7 @@ def render(**content: Any) -> str:
         number=_number, bytes=_bytes, colour=word_colour, ink=ink_on, short=short, percent=_percent, path=_path
     )
     environment.tests["troubling"] = is_troubling
+    environment.globals["to_type"] = to_type
     style = (HERE / "report.css").read_text(encoding="utf-8")
     script = (HERE / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -18,6 +18,7 @@ from feature_extraction.config import Boxes, Grid, Spec
 from feature_extraction.errors import DownloadError, StoreError
 from feature_extraction.images.address import is_address, shown
 from feature_extraction.names import printable
+from feature_extraction.places import to_type
 from feature_extraction.progress import Progress
 from feature_extraction.storage import store
 
@@ -49,10 +50,10 @@ def pairs(ours: Path, published: str) -> list[Pair]:
     found = [Pair(mine, theirs) for file in catalog.feature_files()
              if (mine := file.path(ours)).is_file() and (theirs := _counterpart(file, mine, published))]  # fmt: skip
     if not found:
-        way_out = "make extract-all" if is_address(published) else "make download-features, and make extract-all"
+        fetch = "" if is_address(published) else f"{to_type('download-features')}, and "
         raise StoreError(
-            f"no feature file is in both {printable(ours)} and {shown(published)}: {way_out}; or --ours FILE "
-            "--published FILE"
+            f"no feature file is in both {printable(ours)} and {shown(published)}: {fetch}{to_type('extract-all')}; "
+            "or --ours FILE --published FILE"
         )
     return found
 

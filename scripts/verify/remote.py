@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 from feature_extraction.errors import DownloadError
 from feature_extraction.images.address import is_web, shown, without_secrets
 from feature_extraction.names import printable
+from feature_extraction.places import to_type
 
 BLOCK: Final = 8 << 10
 """Bytes read beyond what HDF5 asks for: what describes an image lies in two such places."""
@@ -96,7 +97,9 @@ class RemoteFile(io.RawIOBase):
             return Retry(f"the server answers {status}")
         if status == 200:
             length = f"all {response.content_length:,} bytes" if response.content_length else "the whole file"
-            return self._error(f"the server has no range requests, it would send {length}: make download-features")
+            return self._error(
+                f"the server has no range requests, it would send {length}: {to_type('download-features')}"
+            )
         if status != 206:
             return self._error(f"the server answers {status} {printable(response.reason or '')}: see its address")
         found = CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
@@ -131,7 +134,9 @@ class RemoteFile(io.RawIOBase):
                     return ask()
                 except self._errors as error:
                     last = without_secrets(str(error))[:200] or type(error).__name__
-            raise self._error(f"could not be read in {TRIES} tries ({last}): try later, or make download-features")
+            raise self._error(
+                f"could not be read in {TRIES} tries ({last}): try later, or {to_type('download-features')}"
+            )
         except DownloadError as error:
             self.failure = error
             raise
@@ -208,6 +213,6 @@ def _libraries() -> tuple[tuple[type[Exception], ...], Any]:
     except ImportError as error:
         raise DownloadError(
             f"reading a published file where it lies needs fsspec and aiohttp ({printable(str(error))}): "
-            "pip install 'xlxmert-features[remote]', or make download-features"
+            f"pip install 'xlxmert-features[remote]', or {to_type('download-features')}"
         ) from None
     return (aiohttp.ClientError, TimeoutError, FSTimeoutError, OSError), HTTPFileSystem

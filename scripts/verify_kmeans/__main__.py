@@ -18,11 +18,12 @@ from feature_extraction.arguments import Parser, positive
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
 from feature_extraction.errors import StoreError, VocabularyError
 from feature_extraction.names import printable
+from feature_extraction.places import to_type
 from feature_extraction.terminal import run_main
 from kmeans import cli
 from kmeans.options import DEVICES, Options, feature_path, label
 
-from ..paper_vocabulary import centroids_in, default_weights
+from ..paper_vocabulary import FETCH, centroids_in, default_weights
 
 if TYPE_CHECKING:
     from kmeans.blocks import Rows
@@ -109,7 +110,7 @@ def compared(args: argparse.Namespace, report: cli.ConsoleReporter) -> tuple[Pat
     theirs_path = args.theirs or default_weights(options.datasets)
     for flag, there in {"--ours": ours_path, "--theirs": theirs_path}.items():
         if not there.exists():
-            way = "make kmeans makes ours" if flag == "--ours" else "make download-pretrained fetches the paper's"
+            way = f"{to_type('kmeans')} makes ours" if flag == "--ours" else f"{to_type(FETCH)} fetches the paper's"
             raise VocabularyError(f"{there} does not exist: {way}, {flag} FILE names another")
     ours = results.load_centroids(ours_path)
     theirs, origin = their_centroids(theirs_path, ours.shape[1], args.tensor)
@@ -151,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         findings.save(output, told)
         print(printable_lines(table(told)))
         print(printable(f"{'ok' if good else 'DIFFERENT'}: {said}"))
-        report.say(f"{output}: the same and more; make report shows the words that differ most")
+        report.say(f"{output}: the same and more; {to_type('report')} shows the words that differ most")
         return EXIT_ALL if good else EXIT_NOTHING
 
     return cli.guarded(work, "nothing was written")

@@ -12,6 +12,7 @@ import numpy as np
 
 from feature_extraction.errors import VocabularyError
 from feature_extraction.names import json_printable
+from feature_extraction.places import to_type
 from feature_extraction.storage import bounded, files
 from kmeans import results
 from kmeans.comparison import Comparison, Side, cells_of
@@ -97,7 +98,7 @@ def verdict(found: dict[str, Any], objective: float, share: float) -> tuple[bool
     if excess < -objective:
         return False, (
             f"theirs describes these rows worse, our objective is {-excess:.2%} smaller: it was made of other features "
-            f"(make verify compares those) or of fewer rows; {said}"
+            f"({to_type('verify')} compares those) or of fewer rows; {said}"
         )
     return found["share"] >= share, (
         f"other words, and objectives {abs(excess):.2%} apart; {said}; weights that were trained with one vocabulary "
@@ -135,7 +136,9 @@ def load(path: Path) -> dict[str, Any]:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise VocabularyError(f"{path} is not what make verify-kmeans writes ({reason}): run it again") from None
+        raise VocabularyError(
+            f"{path} is not what {to_type('verify-kmeans')} writes ({reason}): run it again"
+        ) from None
 
 
 def _require(part: Any, types: dict[str, Any]) -> None:

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from typing import Final
 
 from feature_extraction import catalog
+from feature_extraction.places import to_type
 
 from .rows import DATASETS, Clipped, Link, Reader, Row, linked
 
 DRIVE: Final = "VL-T5's README: datasets/ in its Google Drive"
-ANNOTATED: Final = "make download-annotations"
+ANNOTATED: Final = to_type("download-annotations")
 ALL: Final = ("vqa", "gqa", "nlvr2", "captions", "pretraining")
 
 
@@ -27,11 +28,11 @@ def _features() -> Iterator[Row]:
         yield _clipped(f"COCO/features/{split.folder}_obj36.h5", "COCO", split.name, readers[split.name])
     yield linked(
         "COCO/features/resplit_val_obj36.h5", "COCO/features/val2014_obj36.h5", ("pretraining",),
-        "make extract-coco-valid-boxes",
+        to_type("extract-coco-valid-boxes"),
     )  # fmt: skip
     vg, gqa = "VG/features/maskrcnn_boxes36.h5", "GQA/features/maskrcnn_boxes36.h5"
     yield Row(
-        "VG/features/vg_gqa_obj36.h5", ("vqa", "gqa", "pretraining"), "make extract-vg-boxes extract-gqa-boxes",
+        "VG/features/vg_gqa_obj36.h5", ("vqa", "gqa", "pretraining"), to_type("extract-vg-boxes", "extract-gqa-boxes"),
         Clipped((vg, gqa)),
     )  # fmt: skip
     for split in catalog.NLVR2.splits:
@@ -40,7 +41,7 @@ def _features() -> Iterator[Row]:
 
 def _clipped(path: str, data: str, split: str, readers: tuple[str, ...]) -> Row:
     source = f"{data}/features/maskrcnn_{split}_boxes36.h5"
-    return Row(path, readers, f"make extract-{data.lower()}-{split}-boxes", Clipped((source,)))
+    return Row(path, readers, to_type(f"extract-{data.lower()}-{split}-boxes"), Clipped((source,)))
 
 
 def _annotations() -> Iterator[Row]:
@@ -53,7 +54,7 @@ def _annotations() -> Iterator[Row]:
     for name in ("trainval_ans2label", "trainval_label2ans", "train", "valid", "testdev", "submit"):
         yield linked(f"GQA/{name}.json", f"data/gqa/{name}.json", ("gqa",), ANNOTATED)
     yield Row(
-        "GQA/features/gqa_testdev_obj36.h5", ("gqa",), f"make extract-gqa-boxes; {ANNOTATED}",
+        "GQA/features/gqa_testdev_obj36.h5", ("gqa",), f"{to_type('extract-gqa-boxes')}; {ANNOTATED}",
         Clipped(("GQA/features/maskrcnn_boxes36.h5",), only="GQA/testdev.json"),
     )  # fmt: skip
     for name in ("train", "valid", "test"):

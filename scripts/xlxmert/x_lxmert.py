@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from feature_extraction import catalog
+from feature_extraction.places import to_type
 
 from ..download.annotations import ANNOTATIONS
 from .rows import DATASETS, Copy, Link, Reader, Row, linked
@@ -24,7 +25,7 @@ PRETRAINING: Final = ("pretraining-grid", "pretraining-boxes")
 
 def _features() -> Iterator[Row]:
     for file in catalog.feature_files():
-        path, kind, get = str(file.path(Path())), file.spec.name, f"make extract-{file.name}"
+        path, kind, get = str(file.path(Path())), file.spec.name, to_type(f"extract-{file.name}")
         if file.data in (catalog.COCO, catalog.GQA):
             readers = [f"{'vqa' if file.data is catalog.COCO else 'gqa'}-{kind}"]
             readers += [f"pretraining-{kind}"] if file.split.name in ("train", "valid") else []
@@ -44,7 +45,7 @@ def _annotations() -> Iterator[Row]:
         "gqa": ("gqa-grid", "gqa-boxes"),
         "nlvr2": ("nlvr2-grid", "nlvr2-boxes"),
     }
-    get = "make download-annotations"
+    get = to_type("download-annotations")
     for file in ANNOTATIONS:
         if file.path.startswith("data/"):
             yield Row(file.path, readers[Path(file.path).parent.name], get)
@@ -56,7 +57,7 @@ def _annotations() -> Iterator[Row]:
 
 def _words() -> Iterator[Row]:
     first, second = FOLDERS
-    get = "make kmeans, or make paper-vocabulary"
+    get = f"{to_type('kmeans')}, or {to_type('paper-vocabulary')}"
     yield Row(second, ("pretraining-grid", "generator", "sampler"), get, Link((first,)), folder=True)
     yield Row(first, ("generator",), get, Link((second,)), folder=True)
     centroids = f"maskrcnn_mscoco_train_centroids{VOCABULARY}.npy"
@@ -70,13 +71,13 @@ def _words() -> Iterator[Row]:
 
 def _images() -> Iterator[Row]:
     for split in catalog.COCO.splits[:2]:
-        yield Row(f"COCO/images/{split.folder}", ("generator",), "make download-images-coco", folder=True)
+        yield Row(f"COCO/images/{split.folder}", ("generator",), to_type("download-images-coco"), folder=True)
 
 
 def _checkout() -> Iterator[Row]:
     """The image generator looks for the data beside itself; weights are read below snap/, whatever --datasets_dir."""
     yield Row("datasets", ("generator",), "", Link((DATASETS,)), "checkout", folder=True)
-    get = "make download-pretrained"
+    get = to_type("download-pretrained")
     for path, source in (
         ("x-lxmert/snap/pretrained/x_lxmert/Epoch20_LXRT.pth", "x-lxmert/Epoch20_LXRT.pth"),
         ("x-lxmert/snap/pretrained/x-lxmert/Epoch20_LXRT.pth", "x-lxmert/Epoch20_LXRT.pth"),  # scripts/sample_images.sh

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers.common import ROOT
 
-from feature_extraction import terminal
+from feature_extraction import places, terminal
 from feature_extraction.commands import COMMANDS
 from feature_extraction.terminal import EXIT_UNREAD
 
@@ -180,6 +180,7 @@ def test_an_installed_kit_works_in_the_current_folder(tmp_path: Path) -> None:
         "    parser().parse_args([]).datasets, places.checkpoint_folders({})[0]]\n"
         "for path in paths: print(Path(path).absolute().relative_to(Path.cwd()))\n"
         "print(places.__file__)\n"
+        "print(places.to_type('verify'))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -192,5 +193,24 @@ def test_an_installed_kit_works_in_the_current_folder(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
         "datasets", "downloads.lock.json", "datasets/published", "mask_rcnn_ckpt", "datasets", "datasets/published",
-        "datasets", "mask_rcnn_ckpt", str(site / "feature_extraction/places.py"),
+        "datasets", "mask_rcnn_ckpt", str(site / "feature_extraction/places.py"), "xlxmert-features", "verify",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("target", "command"),
+    {
+        "download": "download checkpoint",
+        "download-images-coco": "download images coco",
+        "extract-coco-train-grid": "extract --dataset coco --split train --kinds grid",
+        "extract-vg-boxes": "extract --dataset vg --kinds boxes",
+        "extract-gqa": "extract --dataset gqa",
+        "extract-all": "extract",
+        "paper-vocabulary": "paper-vocabulary",
+    }.items(),
+)
+def test_an_installed_kit_names_its_own_commands(target: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert places.to_type(target, "kmeans") == f"make {target} kmeans"
+    monkeypatch.setattr(places, "IS_INSTALLED", True)
+    assert places.to_type(target, "kmeans") == f"xlxmert-features {command} && xlxmert-features kmeans"
+    assert command.split()[0] in COMMANDS

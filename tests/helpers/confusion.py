@@ -1,6 +1,7 @@
 """What the verdict says of each cause, provoked on purpose: the confusion table.
 
-cd tests && python -m helpers.confusion        both kinds of features, with images and from the files alone
+cd tests && python -m helpers.confusion         both kinds of features, with images and from the files alone
+            python -m helpers.confusion x152    of the real architecture (the test's is tiny): an hour and more
 """
 
 from __future__ import annotations
@@ -149,8 +150,9 @@ def table(stage: Stage, kind: str, *, explain: bool) -> str:
 
 
 if __name__ == "__main__":
+    model = sys.argv[1] if len(sys.argv) > 1 else "tiny"
     with tempfile.TemporaryDirectory() as folder:
-        here = Stage(Path(folder), make_checkpoint(Path(folder) / "tiny", "tiny"))
+        here = Stage(Path(folder), make_checkpoint(Path(folder) / model, model))
         for of_kind in SPECS:
-            for by_images in (True, False):
+            for by_images in (False, True):
                 print(table(here, of_kind, explain=by_images), flush=True)

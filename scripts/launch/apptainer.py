@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 from feature_extraction.errors import UsageError
@@ -45,8 +46,8 @@ class Apptainer:
         if not Path(image).exists():
             archive = Path(image).with_suffix(".tar").name
             raise UsageError(  # unpacked first: 1.4.1 and later take no compressed archive
-                f"there is no image {image}: {ARCHIVE_FIRST}, then here gunzip {archive}.gz && "
-                f"{self.program} build {image} docker-archive:{archive}, or IMAGE=FILE.sif{way_out}"
+                f"there is no image {image}: {ARCHIVE_FIRST}, then here gunzip {quote(archive)}.gz && "
+                f"{self.program} build {quote(image)} docker-archive:{quote(archive)}, or IMAGE=FILE.sif{way_out}"
             )
 
     def run_command(self, image: str, inside: Inside) -> list[str]:
@@ -77,9 +78,10 @@ class Charliecloud:
         """Raise UsageError, which ends with ``way_out``, unless the program and the image are there."""
         _require(self.program, f"install charliecloud{way_out}")
         if not Path(image, "app").is_dir():
+            folder, archive = quote(image), quote(f"{Path(image).name}.tar.gz")
             raise UsageError(
                 f"there is no image in the folder {image}: {ARCHIVE_FIRST} (RUN=charliecloud), then here "
-                f"mkdir -p {image} && tar -C {image} -xf {Path(image).name}.tar.gz, or IMAGE=FOLDER{way_out}"
+                f"mkdir -p {folder} && tar -C {folder} -xf {archive}, or IMAGE=FOLDER{way_out}"
             )
 
     def run_command(self, image: str, inside: Inside) -> list[str]:
@@ -110,11 +112,13 @@ def shown_as(path: Path, image: Path) -> list[Path]:
         if at_its_place or is_temporary(folder) or not image.is_dir():
             continue
         if not os.path.isdir(place):
-            raise UsageError(f"the image has no folder {folder}, in which {path} is to be seen: mkdir {place}")
+            raise UsageError(
+                f"the image has no folder {folder}, in which {path} is to be seen: mkdir {quote(str(place))}"
+            )
         if not os.access(place, os.R_OK) or any(os.scandir(place)):
             raise UsageError(
                 f"the image has files of its own in {folder}, and no folder to mount {path} on: "
-                f"mkdir -p {inside_of(image, path)}"
+                f"mkdir -p {quote(str(inside_of(image, path)))}"
             )
     return folders
 

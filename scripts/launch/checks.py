@@ -5,13 +5,13 @@ lacking, and the way out. Standard library only.
 from __future__ import annotations
 
 import fnmatch
-import getpass
 import os
 import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from feature_extraction import catalog
 from feature_extraction.errors import UsageError
@@ -121,7 +121,7 @@ def make_output(folder: Path, *, in_container: bool) -> None:
         ) from None
     if not os.access(folder, os.W_OK):
         raise UsageError(
-            f"cannot write to {folder} as {getpass.getuser()}: choose another with DATASETS=..., or mend its owner"
+            f"cannot write to {folder} as user {os.geteuid()}: choose another with DATASETS=..., or mend its owner"
         )
 
 
@@ -136,7 +136,7 @@ def _give_away(folder: Path, around: Path) -> None:
         if any(folder.iterdir()):
             raise UsageError(
                 f"{folder} and what is in it belong to root, and no job is root in the container: "
-                f"chown -R {user[0]}:{user[1]} {folder}, or RUN=host"
+                f"chown -R {user[0]}:{user[1]} {quote(str(folder))}, or RUN=host"
             )
         os.chown(folder, *user)
 

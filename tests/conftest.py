@@ -49,8 +49,8 @@ SLOW = {
     "test_lloyd", "test_makefile", "test_memory", "test_nearest_cells", "test_paper_vocabulary", "test_partial",
     "test_pipeline", "test_port_fork", "test_power_loss", "test_preprocess", "test_process", "test_readmes",
     "test_recipes", "test_reference", "test_report", "test_report_browser", "test_report_vocabulary", "test_results",
-    "test_samples", "test_series", "test_shares", "test_slurm", "test_streaming", "test_terminal", "test_tiff",
-    "test_together", "test_tour", "test_unpack", "test_verify", "test_verify_alike", "test_verify_causes",
+    "test_samples", "test_series", "test_shares", "test_slurm", "test_streaming", "test_surroundings", "test_terminal",
+    "test_tiff", "test_together", "test_tour", "test_unpack", "test_verify", "test_verify_alike", "test_verify_causes",
     "test_verify_kmeans", "test_verify_remote", "test_xlxmert",
 }  # fmt: skip
 """Modules that start real processes, run the real architecture, or try thousands of files; `make test-fast` leaves them

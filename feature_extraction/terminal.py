@@ -30,6 +30,7 @@ PACKAGES: Final = {
 
 def run_main(main: Callable[[], int]) -> NoReturn:
     """Run a command as the last act of its process, which exits with what it returns."""
+    _open_what_is_closed()
     sys.stdout, sys.stderr = _ending_unread(sys.stdout), _ending_unread(sys.stderr)
     try:
         code = main()
@@ -79,6 +80,18 @@ def signals_to(handler: Callable[[int, FrameType | None], None], *numbers: int) 
     finally:
         for number, former in before.items():
             signal.signal(number, former)
+
+
+def _open_what_is_closed() -> None:
+    """Standard streams that the caller has closed (``>&-``) lead nowhere. Left closed, they could not be flushed, and
+    the next files opened, journals of features, would get their numbers, which libraries print to."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: the stream's own
+            os.set_inheritable(number, True)
+            stream = os.fdopen(number, mode, encoding="utf-8")
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
 
 
 class _Output(io.TextIOWrapper):

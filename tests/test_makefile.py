@@ -114,7 +114,7 @@ def test_the_published_command_is_run(checkout: Checkout, target: str) -> None:
 def test_several_files_name_their_own(reading: Checkout) -> None:
     def named(target: str) -> list[str]:
         return re.findall(
-            r"(\w+_extract_\w+_feature.py) --\w+ (?:\S+|'.+?')(?: --split (\w+))?",
+            r"(\w+_extract_\w+_feature.py) --\w+ (?:'.+?'|\S+)(?: --split (\w+))?",
             reading.make("-n", target, *HOST).stdout,
         )
 

@@ -55,6 +55,21 @@ def test_make_help_may_be_cut_off() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_closed_streams_are_no_files_of_ours(tmp_path: Path) -> None:
+    program = (
+        "import os, sys\n"
+        "from feature_extraction.terminal import run_main\n"
+        "def main():\n"
+        "    with open(sys.argv[1], 'xb'):\n"
+        "        print('said'), print('said', file=sys.stderr), os.write(2, b'by a library')\n"
+        "    return os.system('echo by another program >&2')\n"
+        "run_main(main)\n"
+    )
+    words = ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash", sys.executable, "-c", program, str(tmp_path / "journal")]
+    assert subprocess.run(words, cwd=ROOT, check=False).returncode == 0
+    assert (tmp_path / "journal").read_bytes() == b""
+
+
 def test_an_error_that_nobody_reads_ends_it_too() -> None:
     assert unread("-m", "scripts.launch", "nothing", stream="stderr") == (EXIT_UNREAD, "")
 

@@ -127,7 +127,8 @@ def test_a_full_disk_keeps_what_was_computed(
         text=True,
         check=False,
     )
-    assert result.returncode == 0, f"this test mounts a tmpfs and needs to run as root: {result.stderr}"
+    if result.returncode != 0:
+        pytest.skip(f"only root may mount a file system, and not in every container: {result.stderr.strip()}")
     try:
         output = mount / "f.h5"
         process = forks.start(*grid_command(coco, tiny_checkpoint, output))

@@ -163,8 +163,10 @@ def _sparse(path: Path) -> None:
 
 
 def _socket(path: Path) -> None:
+    folder = os.open(path.parent, os.O_PATH)
     with socket.socket(socket.AF_UNIX) as end:
-        end.bind(os.path.relpath(path))  # an absolute path may be too long for a socket
+        end.bind(f"/proc/self/fd/{folder}/{path.name}")  # the path itself may be too long for a socket
+    os.close(folder)
 
 
 def _write(content: bytes) -> Callable[[Path], object]:

@@ -33,8 +33,11 @@ MODULES: Final = """\
 command -v module >/dev/null || . /etc/profile
 module load {modules} || exit 1
 """
+FULL: Final = "temporarily unavailable"
+"""What sbatch says, after two minutes of trying, where the queue takes no more jobs."""
 HINTS: Final = {
     "array specification": ": {tasks} tasks; fewer by a larger images_per_task (scontrol show config: MaxArraySize)",
+    FULL: ": the queue is full: the same command again later submits what is left",
     "gres": ": gpus and gpu_option in cluster.toml say how cards are asked for",
 }
 """Part of what sbatch says -> what of ours it is about."""
@@ -145,8 +148,7 @@ def settings_there(here: Launcher, cluster: Cluster, resources: Resources) -> di
         target = given.get("TARGET") or ("gpu" if cluster.extract.cards else "cpu")
         given["IMAGE"] = Launcher(Settings({**given, "TARGET": target})).image
     if not resources.cards:
-        given["GPUS"] = "0"
-        given.pop("TARGET", None)
+        given |= {"GPUS": "0", "TARGET": "cpu"}  # by word, for what is exported here is there, too
     # a node whose cards are not there refuses the job; it would compute on the CPU for days
     given.setdefault("GPUS", str(resources.cards))
     return given
@@ -183,8 +185,10 @@ def submit(here: Launcher, target: str, files: Sequence[catalog.FeatureFile]) ->
         return EXIT_ALL
     if shutil.which("sbatch") is None:
         raise UsageError("there is no sbatch here: log in where jobs are submitted, or make -n and copy the scripts")
-    folder = CHECKOUT / cluster.scripts
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = CHECKOUT / os.path.expanduser(cluster.scripts)
+    checks.make_output(folder, in_container=False, choice=f'scripts = "..." in {path}')
+    if not all(is_made(file.path(here.settings.datasets)) for file in files):
+        checks.require_checkpoint(here.settings.checkpoint)
     by_name = {file.name: file for file in catalog.feature_files()}
     ids: dict[str, str] = {}
     code = EXIT_ALL
@@ -194,6 +198,8 @@ def submit(here: Launcher, target: str, files: Sequence[catalog.FeatureFile]) ->
         except UsageError as error:  # one that cannot begin does not keep the others from it
             print(f"launch: {script.name}: {error}", file=sys.stderr, flush=True)
             code = EXIT_NOTHING
+            if FULL in str(error):
+                break
     if ids:
         print(
             f"to look: squeue --me; logs: {folder}; to stop: scancel {' '.join(ids.values())}; to go on: the same again"
@@ -215,7 +221,11 @@ def _submit(
     job = features.extract(here, files[script.name]) if script.name in files else vocabulary.kmeans(here)
     here.prepare(job)
     path = folder / f"{script.name}.sbatch"
-    path.write_text(script.text, encoding="utf-8")
+    try:
+        path.unlink(missing_ok=True)  # in a folder of several users it may be another's
+        path.write_text(script.text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
     after = ":".join(filter(None, before))
     options = [f"--dependency=afterok:{after}", "--kill-on-invalid-dep=yes"] if after else []
     try:

@@ -201,7 +201,8 @@ def image() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="charliecloud-", dir="/var/tmp"))
     folder.chmod(0o755)
     root = folder / "image"
-    for name in "usr etc tmp proc sys dev root home/ubuntu var/lib var/tmp app opt/venv/bin opt/packages".split():
+    for name in ("usr", "etc", "tmp", "proc", "sys", "dev", "root", "home/ubuntu", "var/lib", "var/tmp", "app",
+                 "opt/venv/bin", "opt/packages"):  # fmt: skip
         (root / name).mkdir(parents=True)
     for name in ("bin", "lib", "lib64", "sbin"):
         (root / name).symlink_to(f"usr/{name}")

@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,6 +28,7 @@ from .jobs import Launcher
 from .settings import CHECKOUT, Settings
 
 KMEANS: Final = "kmeans"
+WITHOUT_DAEMON: Final = ("apptainer", "charliecloud")
 MODULES: Final = """\
 # a batch script is no login shell, and may not know what `module` is
 command -v module >/dev/null || . /etc/profile
@@ -88,18 +89,23 @@ class Script:
     tasks: int = 1
     after: Sequence[str] = ()
     """Names of the jobs that have to end well before."""
+    settings: Mapping[str, str]
+    """The variables that it gets on its node."""
 
 
 def scripts(here: Launcher, cluster: Cluster, files: Sequence[catalog.FeatureFile], *, kmeans: bool) -> list[Script]:
     """What is to be submitted, in order."""
     found = []
+    there = settings_there(here, cluster, cluster.extract)
     for file in files:
         tasks = shares(here, file, cluster.images_per_task)
-        text = _text(here, cluster, f"extract-{file.name}", cluster.extract, tasks)
-        found.append(Script(name=file.name, text=text, tasks=tasks))
+        text = _text(here, cluster, f"extract-{file.name}", there, tasks)
+        found.append(Script(name=file.name, text=text, tasks=tasks, settings=there))
     if kmeans:
-        text = _text(here, cluster, KMEANS, cluster.kmeans)
-        found.append(Script(name=KMEANS, text=text, after=[file.name for file in grids_of_kmeans(here)]))
+        there = settings_there(here, cluster, cluster.kmeans)
+        text = _text(here, cluster, KMEANS, there)
+        before = [file.name for file in grids_of_kmeans(here)]
+        found.append(Script(name=KMEANS, text=text, after=before, settings=there))
     return found
 
 
@@ -110,8 +116,9 @@ def shares(here: Launcher, file: catalog.FeatureFile, images_per_task: int) -> i
     return -(-(there or file.split.images) // images_per_task)
 
 
-def _text(here: Launcher, cluster: Cluster, job: str, resources: Resources, tasks: int = 0) -> str:
-    """The script of one job of the launcher; of an array, where it has ``tasks``."""
+def _text(here: Launcher, cluster: Cluster, job: str, there: Mapping[str, str], tasks: int = 0) -> str:
+    """The script of one job of the launcher, with the settings ``there``; of an array, where it has ``tasks``."""
+    resources = cluster.extract if tasks else cluster.kmeans
     name = job.removeprefix("extract-")
     options = [
         f"--job-name={job_name(here, name)}",
@@ -122,7 +129,7 @@ def _text(here: Launcher, cluster: Cluster, job: str, resources: Resources, task
     options += ["--requeue", f"--signal=B:USR1@{BEFORE_LIMIT}", "--ntasks=1", *resources.options]
     options += [f"--account={cluster.account}"] if cluster.account else []
     modules = MODULES.format(modules=shlex.join(cluster.modules)) if cluster.modules else ""
-    given = settings_there(here, cluster, resources)
+    given = dict(there)
     python, flags = given.pop("PYTHON", here.settings["PYTHON"]), given.pop("EXTRACT_FLAGS", "")
     words = [shlex.quote(f"{name}={value}") for name, value in given.items()]
     if tasks:
@@ -143,7 +150,7 @@ def settings_there(here: Launcher, cluster: Cluster, resources: Resources) -> di
     """The variables that a job gets on its node: those given here, and what follows from the cards asked for."""
     given = here.settings.given
     given.pop("CLUSTER", None)
-    if given.get("RUN") in ("apptainer", "charliecloud"):
+    if given.get("RUN") in WITHOUT_DAEMON:
         # one image for all jobs, also for those that ask for no card
         target = given.get("TARGET") or ("gpu" if cluster.extract.cards else "cpu")
         given["IMAGE"] = Launcher(Settings({**given, "TARGET": target})).image
@@ -220,6 +227,8 @@ def _submit(
     before = [_job_before(here, files[name], ids) for name in script.after]
     job = features.extract(here, files[script.name]) if script.name in files else vocabulary.kmeans(here)
     here.prepare(job)
+    if here.settings["RUN"] in WITHOUT_DAEMON:  # what cannot be mounted is said now, not by every task
+        Launcher(Settings(script.settings), dry_run=True).command(job)
     path = folder / f"{script.name}.sbatch"
     try:
         path.unlink(missing_ok=True)  # in a folder of several users it may be another's

@@ -501,6 +501,15 @@ def test_scripts_and_logs_want_a_folder_of_ones_own(checkout: Checkout) -> None:
     assert (home / "jobs of slurm/vg-grid.sbatch").is_file()
 
 
+def test_what_cannot_be_mounted_is_said_before_anything_waits(checkout: Checkout) -> None:
+    """And not in the log of every task."""
+    data = checkout.lay_out(checkout.folder.parent / "a:b")
+    done = checkout.make("slurm-extract-vg-grid", "RUN=charliecloud", f"DATASETS={data}")
+    assert re.search(r"^launch: vg-grid: \S+a:b/VG/\S+: ch-run splits its mounts at colons", done.stderr, re.M)
+    assert submitted(checkout) == []
+    assert checkout.make("slurm-extract-vg-grid", "RUN=apptainer", f"DATASETS={data}").returncode == 0
+
+
 def test_a_checkpoint_that_lacks_is_said_once(checkout: Checkout) -> None:
     """And not for each of the files that want it; where they are made, nobody does."""
     done = checkout.make("slurm-extract-vg", "RUN=host", "CHECKPOINT=/nosuch")

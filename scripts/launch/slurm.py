@@ -29,6 +29,8 @@ from .settings import CHECKOUT, Settings
 
 KMEANS: Final = "kmeans"
 WITHOUT_DAEMON: Final = ("apptainer", "charliecloud")
+ENDING: Final = "CG"
+"""squeue's word for a job whose processes are being ended."""
 MODULES: Final = """\
 # a batch script is no login shell, and may not know what `module` is
 command -v module >/dev/null || . /etc/profile
@@ -263,9 +265,14 @@ def _job_before(here: Launcher, file: catalog.FeatureFile, ids: dict[str, str]) 
 
 
 def queued(here: Launcher, name: str) -> str:
-    """Number of the caller's job of this name that waits or runs; empty: none."""
+    """Number of the caller's job of this name that waits or runs; empty: none. Raises UsageError for one that ends at
+    this moment, well or cancelled: nobody knows yet whether it is to be submitted again."""
     mine = [f"--user={os.geteuid()}", f"--name={job_name(here, name)}"]
-    return _ask(["squeue", "--noheader", *mine, "--format=%F"], CHECKOUT).partition("\n")[0].strip()
+    found = [line.split() for line in _ask(["squeue", "--noheader", *mine, "--format=%F %t"], CHECKOUT).splitlines()]
+    at_work = [number for number, state in found if state != ENDING]
+    if found and not at_work:
+        raise UsageError(f"job {found[0][0]} is ending: the same command again when it has (squeue --me)")
+    return at_work[0] if at_work else ""
 
 
 def _ask(command: Sequence[str], folder: Path) -> str:

@@ -30,7 +30,7 @@ echo "sbatch $*" >> "$RECORD.slurm"
 echo "$(($(grep -c ^sbatch "$RECORD.slurm") + 100));cluster"
 """
 SQUEUE = """#!/bin/bash
-case "$*" in *--name=${QUEUED:-nothing}-??????" "*) printf '55\\n55\\n';; esac
+case "$*" in *--name=${QUEUED:-nothing}-??????" "*) printf '%s %s\\n' ${STATES:-55 CG 55 PD 55 R};; esac
 """
 
 
@@ -466,6 +466,16 @@ def test_what_is_made_or_queued_is_not_submitted(checkout: Checkout) -> None:
     (features / "maskrcnn_grid8.h5.work").mkdir()
     assert checkout.make("slurm-extract-vg-grid", "RUN=host").returncode == 0
     assert len(submitted(checkout)) == 1, "a file that is begun anew goes on"
+
+
+def test_what_was_just_cancelled_is_not_taken_for_queued(checkout: Checkout) -> None:
+    """It stays in the queue until its processes have ended; the k-means is not to wait for it either."""
+    for target in ("slurm-extract-vg-grid", "slurm-kmeans"):
+        ending = {"QUEUED": "xlxmert-vg-grid", "STATES": "55 CG 55 CG"}
+        done = checkout.make(target, "RUN=host", "KMEANS_SRC=vg", "KMEANS_TGT=vg", **ending)
+        assert done.returncode != 0
+        assert "job 55 is ending: the same command again when it has" in done.stderr
+    assert submitted(checkout) == []
 
 
 def test_the_kmeans_alone_waits_for_what_is_queued(checkout: Checkout) -> None:

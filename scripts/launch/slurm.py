@@ -149,7 +149,8 @@ def _text(here: Launcher, cluster: Cluster, job: str, there: Mapping[str, str], 
 
 
 def settings_there(here: Launcher, cluster: Cluster, resources: Resources) -> dict[str, str]:
-    """The variables that a job gets on its node: those given here, and what follows from the cards asked for."""
+    """The variables that a job gets on its node: those given here, and what follows from the cards asked for. Raises
+    UsageError for a number of cards that is not what is asked for."""
     given = here.settings.given
     given.pop("CLUSTER", None)
     if given.get("RUN") in WITHOUT_DAEMON:
@@ -159,7 +160,10 @@ def settings_there(here: Launcher, cluster: Cluster, resources: Resources) -> di
     if not resources.cards:
         given |= {"GPUS": "0", "TARGET": "cpu"}  # by word, for what is exported here is there, too
     # a node whose cards are not there refuses the job; it would compute on the CPU for days
-    given.setdefault("GPUS", str(resources.cards))
+    if given.setdefault("GPUS", str(resources.cards)) != str(resources.cards):
+        raise UsageError(
+            f"GPUS={given['GPUS']}, but a task is given {resources.cards}: gpus in cluster.toml says how many"
+        )
     return given
 
 

@@ -35,7 +35,6 @@ case "$*" in *--name=${QUEUED:-nothing}-??????" "*) printf '%s %s\\n' ${STATES:-
 
 
 FILES = {file.name: file for file in catalog.feature_files()}
-HOST = ("RUN=host", "GPUS=0")
 
 
 @pytest.fixture
@@ -355,9 +354,23 @@ def test_a_node_without_its_card_refuses_the_task(checkout: Checkout) -> None:
     assert "launch: GPUS=1, but the NVIDIA driver sees no GPU here" in done.stderr
 
 
+def test_cards_are_neither_taken_for_nothing_nor_lacking(checkout: Checkout) -> None:
+    """GPUS says what works on a file, cluster.toml what a task is given: a card that nobody uses is somebody else's."""
+    for gpus in ("0", "2"):
+        done = checkout.make("slurm-extract-vg-grid", "RUN=host", f"GPUS={gpus}")
+        assert f"launch: GPUS={gpus}, but a task is given 1: gpus in cluster.toml says how many" in done.stderr
+    assert submitted(checkout) == []
+
+
+def on_the_cpu(checkout: Checkout) -> None:
+    """Submit a file whose tasks run where there is no card."""
+    (checkout.folder / "cluster.toml").write_text("[extract]\ngpus = 0\n")
+    assert checkout.make("slurm-extract-vg-grid", "RUN=host").returncode == 0
+
+
 def test_a_share_is_run_as_its_task_says(checkout: Checkout) -> None:
     """The script itself, run by bash as Slurm would: the share, and exit codes."""
-    assert checkout.make("slurm-extract-vg-grid", *HOST).returncode == 0
+    on_the_cpu(checkout)
     script = checkout.folder / "build/slurm/vg-grid.sbatch"
     environment = {
         "PATH": f"{checkout.bin}:/usr/bin:/bin", "RECORD": str(checkout.folder / "record"), "SLURM_ARRAY_TASK_ID": "0",
@@ -373,7 +386,7 @@ def test_a_share_is_run_as_its_task_says(checkout: Checkout) -> None:
 
 
 def test_at_the_time_limit_a_task_is_requeued_as_often_as_is_sensible(checkout: Checkout) -> None:
-    assert checkout.make("slurm-extract-vg-grid", *HOST).returncode == 0
+    on_the_cpu(checkout)
     script = checkout.folder / "build/slurm/vg-grid.sbatch"
     waits = "#!/bin/bash\ntrap 'echo told; exit 143' TERM\nkill -USR1 $PPID\nwhile :; do sleep 0.05; done\n"
     (checkout.folder / ".venv/bin/python").write_text(waits)

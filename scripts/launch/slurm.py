@@ -29,6 +29,8 @@ from .settings import CHECKOUT, Settings
 
 KMEANS: Final = "kmeans"
 WITHOUT_DAEMON: Final = ("apptainer", "charliecloud")
+FIRST_STORED: Final = "manifest.json"
+"""What storage/output.py writes into a work folder with the first features."""
 ENDING: Final = "CG"
 """squeue's word for a job whose processes are being ended."""
 MODULES: Final = """\
@@ -254,8 +256,9 @@ def _submit(
 
 
 def is_made(output: Path) -> bool:
-    """Whether a file is finished: one that is begun anew, for images that were added, has its work folder beside it."""
-    return output.is_file() and not output.with_name(f"{output.name}.work").exists()
+    """Whether a file is finished: one that is begun anew, for images that were added, has features in the work folder
+    beside it. A single task of it that was repeated leaves such a folder, too, with none in it."""
+    return output.is_file() and not Path(f"{output}.work", FIRST_STORED).exists()
 
 
 def _job_before(here: Launcher, file: catalog.FeatureFile, ids: dict[str, str]) -> str:

@@ -18,6 +18,7 @@ from helpers.launching import RECORDER, Checkout, mounts
 
 from feature_extraction import catalog
 from feature_extraction.errors import UsageError
+from feature_extraction.storage.output import MANIFEST
 from scripts.launch import checks, features, slurm
 from scripts.launch.apptainer import IMAGE_ENVIRONMENT, folders_to_mount, require_mount
 from scripts.launch.cluster import Cluster, read_cluster
@@ -477,6 +478,9 @@ def test_what_is_made_or_queued_is_not_submitted(checkout: Checkout) -> None:
     assert "vg-boxes: job 55 is queued or running already" in done.stdout
     assert submitted(checkout) == []
     (features / "maskrcnn_grid8.h5.work").mkdir()
+    assert "the file is there already" in checkout.make("slurm-extract-vg-grid", "RUN=host").stdout
+    assert slurm.FIRST_STORED == MANIFEST
+    (features / "maskrcnn_grid8.h5.work" / MANIFEST).touch()
     assert checkout.make("slurm-extract-vg-grid", "RUN=host").returncode == 0
     assert len(submitted(checkout)) == 1, "a file that is begun anew goes on"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,20 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers.common import ROOT, make_checkpoint
 
+from scripts.launch.settings import KNOWN
+
 if TYPE_CHECKING:
     from feature_extraction.detector.build import Detector
+
+REACHES_NO_TEST = re.compile(
+    r"(?i:\w+_proxy)|(SLURM|GIT|PET|TORCHELASTIC|OMP|GOMP|KMP|MKL|OPENBLAS|MAKE)\w*|(LOCAL_)?(RANK|WORLD_SIZE)|MFLAGS"
+    r"|PYTHON(WARNINGS|OPTIMIZE|UNBUFFERED|IOENCODING)|MASTER_(ADDR|PORT)|CDPATH|BASH_ENV|COLUMNS|LINES|"
+    + "|".join(KNOWN)
+)
+"""What a shell, a cluster's job, a hook of git or a network with a proxy have set, and programs read: tests set their
+own."""
+for name in filter(REACHES_NO_TEST.fullmatch, list(os.environ)):
+    del os.environ[name]
 
 # The last bits of a convolution depend on the number of threads, and tests compare the files of this process with those
 # of programs that they start: all compute with one, whatever the machine has, unless a test asks for more.
@@ -36,8 +49,8 @@ SLOW = {
     "test_lloyd", "test_makefile", "test_memory", "test_nearest_cells", "test_paper_vocabulary", "test_partial",
     "test_pipeline", "test_port_fork", "test_power_loss", "test_preprocess", "test_process", "test_readmes",
     "test_recipes", "test_reference", "test_report", "test_report_browser", "test_report_vocabulary", "test_results",
-    "test_samples", "test_series", "test_shares", "test_slurm", "test_streaming", "test_terminal", "test_tiff",
-    "test_together", "test_tour", "test_unpack", "test_verify", "test_verify_alike", "test_verify_causes",
+    "test_samples", "test_series", "test_shares", "test_slurm", "test_streaming", "test_surroundings", "test_terminal",
+    "test_tiff", "test_together", "test_tour", "test_unpack", "test_verify", "test_verify_alike", "test_verify_causes",
     "test_verify_kmeans", "test_verify_remote", "test_xlxmert",
 }  # fmt: skip
 """Modules that start real processes, run the real architecture, or try thousands of files; `make test-fast` leaves them

@@ -92,7 +92,7 @@ def floor_of(module: str) -> int:
 
 def imported(path: Path, top_level_only: bool = False) -> set[str]:
     """Full names of all modules that a file imports, wherever in it, but for type checking alone."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     package = path.relative_to(ROOT).parent.parts
     nodes = list(tree.body) if top_level_only else list(ast.walk(tree))
     for_types = {
@@ -171,16 +171,16 @@ def test_inside_a_package_imports_are_relative() -> None:
         if path.stem == "run_kmeans" or "_extract_" in path.stem:
             continue
         package = path.relative_to(ROOT).parts[0]
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             absolute = isinstance(node, ast.ImportFrom) and node.level == 0
             assert not (absolute and (node.module or "").split(".")[0] == package), f"{path}:{node.lineno}"
 
 
 def test_modules_stay_small() -> None:
     for path in CODE:
-        assert len(path.read_text().splitlines()) <= 420, path
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 420, path
     for path in (ROOT / "tests").rglob("*.py"):
-        assert len(path.read_text().splitlines()) <= 680, path
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 680, path
 
 
 @pytest.mark.parametrize("path", CODE, ids=name_of)
@@ -194,7 +194,7 @@ def test_a_function_fits_a_screen_and_is_not_nested_deep(path: Path) -> None:
 def places_of(mark: re.Pattern[str]) -> set[str]:
     """Files of the code and its tests that hold it."""
     paths = [*CODE, *(p for p in (ROOT / "tests").rglob("*.py") if "data" not in p.relative_to(ROOT).parts)]
-    return {path.relative_to(ROOT).as_posix() for path in paths if mark.search(path.read_text())}
+    return {path.relative_to(ROOT).as_posix() for path in paths if mark.search(path.read_text(encoding="utf-8"))}
 
 
 def test_the_linters_are_silenced_only_where_nothing_else_can_be_done() -> None:
@@ -215,29 +215,29 @@ def test_the_linters_are_silenced_only_where_nothing_else_can_be_done() -> None:
 def test_the_box_convention_is_written_once() -> None:
     for path in (ROOT / "feature_extraction").rglob("*.py"):
         if path.name != "boxes.py":
-            assert not re.search(r"(x2|y2|right|bottom)\b.* \+ 1\b", path.read_text()), path
+            assert not re.search(r"(x2|y2|right|bottom)\b.* \+ 1\b", path.read_text(encoding="utf-8")), path
 
 
 def test_targets_of_the_makefile_are_named_in_one_place() -> None:
     """An installed kit has no Makefile: ``places.to_type`` says the command that does the same. What only a checkout
     can do is named as it is."""
-    targets = re.findall(r"^([a-z][a-z-]*):.*## ", (ROOT / "Makefile").read_text(), re.M)
+    targets = re.findall(r"^([a-z][a-z-]*):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     checkout = re.compile(r"setup|demo|docker-|image-|slurm-|test|gpu-test|shell|help")
     others = "|".join(target for target in targets if not checkout.match(target))
     named = re.compile(rf"\bmake ({others}|demo|extract-|download-)")
     for path in CODE:
         if "launch" in path.parts or "dev" in path.parts:
             continue
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
         found = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in told]
         said = [node.value for node in found if isinstance(node.value, str) and named.search(node.value)]
         assert [text for text in said if "python -m" not in text] == [], path  # which says both ways
     for path in (ROOT / "scripts/report").glob("*.j2"):
-        assert not named.search(path.read_text()), path
+        assert not named.search(path.read_text(encoding="utf-8")), path
 
 
 def test_no_kind_is_asked_for_by_name() -> None:
     for folder in ("feature_extraction", "kmeans", "scripts"):
         for path in (ROOT / folder).rglob("*.py"):
-            assert not re.search(r"\bkind (==|!=) .(grid|boxes)\b", path.read_text()), path
+            assert not re.search(r"\bkind (==|!=) .(grid|boxes)\b", path.read_text(encoding="utf-8")), path

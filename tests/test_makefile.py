@@ -114,7 +114,8 @@ def test_the_published_command_is_run(checkout: Checkout, target: str) -> None:
 def test_several_files_name_their_own(reading: Checkout) -> None:
     def named(target: str) -> list[str]:
         return re.findall(
-            r"(\w+_extract_\w+_feature.py) --\w+ \S+(?: --split (\w+))?", reading.make("-n", target, *HOST).stdout
+            r"(\w+_extract_\w+_feature.py) --\w+ (?:\S+|'.+?')(?: --split (\w+))?",
+            reading.make("-n", target, *HOST).stdout,
         )
 
     assert len(named("extract-all")) == 16
@@ -373,7 +374,7 @@ def test_a_mistyped_folder_is_not_made(checkout: Checkout, target: str) -> None:
     for run in (HOST, (*CONTAINER[:2], "TARGET=cpu")):
         done = checkout.make(target, *run, "DATASETS=some/dta")
         assert done.returncode != 0
-        assert re.search(r"^launch: there (are no images in|is no folder) \S+/some/dta", done.stderr, re.M), done.stderr
+        assert re.search(r"^launch: there (are no images in|is no folder) /.+/some/dta", done.stderr, re.M), done.stderr
         assert not (checkout.folder / "some").exists()
 
 
@@ -514,7 +515,7 @@ def test_extract_all_ends_with_a_table_and_goes_on_to_the_vocabulary(checkout: C
     assert "13 of 16 files made" in table
     assert re.search(r"VG/features/maskrcnn_boxes36.h5 +missing: the detector is missing\n", table)
     assert re.search(
-        r"GQA/features/maskrcnn_grid8.h5 +missing: there are no images in \S+: make download-images-gqa", table
+        r"GQA/features/maskrcnn_grid8.h5 +missing: there are no images in /.+: make download-images-gqa", table
     )
     assert len(checkout.calls("python")) == 14, "one that fails does not keep the others from being made"
 

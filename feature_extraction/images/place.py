@@ -158,7 +158,8 @@ def _file_system(address: str) -> tuple[Any, str]:
             import aiohttp
 
             # the whole may take as long as it takes, silence may not
-            settings["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, connect=30, sock_read=SILENCE)}
+            timeout = aiohttp.ClientTimeout(total=None, connect=30, sock_read=SILENCE)
+            settings["client_kwargs"] = {"timeout": timeout, "trust_env": True}  # proxies, as curl takes them
         fs, path = fsspec.core.url_to_fs(f"{scheme}://{address.partition('://')[2].rstrip()}", **settings)
     except ImportError as error:
         raise UsageError(f"{scheme}:// needs {_what_to_install(error)}") from error

@@ -20,7 +20,7 @@ KIND: Final = re.compile(r"(?<!for )\bkind\b[^=\n]{0,12}(==|!=|in) .?[\"'](grid|
 
 def functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef]]:
     """(name with its module, definition) of every function of a module."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef):
             yield f"{path.stem}.{node.name}", node
 
@@ -46,7 +46,7 @@ def circles(root: Path) -> int:
     for path in _modules(root):
         package = path.relative_to(root).parent.parts
         found = graph.setdefault(".".join(path.relative_to(root).with_suffix("").parts), set())
-        for node in ast.parse(path.read_text()).body:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ImportFrom):
                 base = package[: len(package) - node.level + 1] if node.level else ()
                 module = ".".join([*base, *filter(None, [node.module])])
@@ -70,8 +70,8 @@ def figures(root: Path) -> dict[str, str]:
     every = [(name, node) for path in paths for name, node in functions(path)]
     long = max(every, key=lambda f: (f[1].end_lineno or 0) - f[1].lineno)
     deep, wide = max(every, key=lambda f: depth(f[1])), max(every, key=lambda f: parameters(f[1]))
-    lines = {path: len(path.read_text().splitlines()) for path in paths}
-    makefile = (root / "Makefile").read_text().splitlines()
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
+    makefile = (root / "Makefile").read_text(encoding="utf-8").splitlines()
     return {
         "longest function": f"{(long[1].end_lineno or 0) - long[1].lineno + 1} lines ({long[0]})",
         "functions over 50 lines": str(sum((n.end_lineno or 0) - n.lineno >= 50 for _, n in every)),
@@ -81,11 +81,13 @@ def figures(root: Path) -> dict[str, str]:
         "modules": str(len(paths)),
         "modules over 300 lines": f"{sum(n > 300 for n in lines.values())} (longest {max(lines.values())})",
         "modules in import circles": str(circles(root)),
-        "`if kind`": str(sum(len(KIND.findall(path.read_text())) for path in paths)),
-        "sys.path lines in scripts/": str(sum("sys.path[" in p.read_text() for p in paths if "scripts" in p.parts)),
-        "noqa": str(sum(len(NOQA.findall(path.read_text())) for path in paths)),
+        "`if kind`": str(sum(len(KIND.findall(path.read_text(encoding="utf-8"))) for path in paths)),
+        "sys.path lines in scripts/": str(
+            sum("sys.path[" in p.read_text(encoding="utf-8") for p in paths if "scripts" in p.parts)
+        ),
+        "noqa": str(sum(len(NOQA.findall(path.read_text(encoding="utf-8"))) for path in paths)),
         "Makefile": f"{len(makefile)} lines, the longest of {max(map(len, makefile))} characters",
-        "README.md": f"{len((root / 'README.md').read_text().splitlines())} lines",
+        "README.md": f"{len((root / 'README.md').read_text(encoding='utf-8').splitlines())} lines",
     }
 
 

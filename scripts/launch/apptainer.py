@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 from feature_extraction.errors import UsageError
@@ -45,8 +46,8 @@ class Apptainer:
         if not Path(image).exists():
             archive = Path(image).with_suffix(".tar").name
             raise UsageError(  # unpacked first: 1.4.1 and later take no compressed archive
-                f"there is no image {image}: {ARCHIVE_FIRST}, then here gunzip {archive}.gz && "
-                f"{self.program} build {image} docker-archive:{archive}, or IMAGE=FILE.sif{way_out}"
+                f"there is no image {image}: {ARCHIVE_FIRST}, then here gunzip {quote(archive)}.gz && "
+                f"{self.program} build {quote(image)} docker-archive:{quote(archive)}, or IMAGE=FILE.sif{way_out}"
             )
 
     def run_command(self, image: str, inside: Inside) -> list[str]:
@@ -77,9 +78,10 @@ class Charliecloud:
         """Raise UsageError, which ends with ``way_out``, unless the program and the image are there."""
         _require(self.program, f"install charliecloud{way_out}")
         if not Path(image, "app").is_dir():
+            folder, archive = quote(image), quote(f"{Path(image).name}.tar.gz")
             raise UsageError(
                 f"there is no image in the folder {image}: {ARCHIVE_FIRST} (RUN=charliecloud), then here "
-                f"mkdir -p {image} && tar -C {image} -xf {Path(image).name}.tar.gz, or IMAGE=FOLDER{way_out}"
+                f"mkdir -p {folder} && tar -C {folder} -xf {archive}, or IMAGE=FOLDER{way_out}"
             )
 
     def run_command(self, image: str, inside: Inside) -> list[str]:
@@ -124,7 +126,7 @@ def require_mount(folder: Path, image: Path) -> None:
         raise UsageError(f"{folder}: ch-run splits its mounts at colons: move the folder, or RUN=apptainer")
     place = inside_of(image, folder)
     if image.is_dir() and not is_temporary(folder) and not os.path.isdir(place):
-        raise UsageError(f"the image has no folder {folder} to mount on: mkdir {place}")
+        raise UsageError(f"the image has no folder {folder} to mount on: mkdir {quote(str(place))}")
 
 
 def is_temporary(path: Path) -> bool:

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from feature_extraction import catalog
 from feature_extraction.errors import UsageError
@@ -133,7 +134,7 @@ def _give_away(folder: Path, around: Path) -> None:
         if any(folder.iterdir()):
             raise UsageError(
                 f"{folder} and what is in it belong to root, and no job is root in the container: "
-                f"chown -R {user[0]}:{user[1]} {folder}, or RUN=host"
+                f"chown -R {user[0]}:{user[1]} {quote(str(folder))}, or RUN=host"
             )
         os.chown(folder, *user)
 

@@ -121,6 +121,8 @@ class Settings:
         value = os.path.expanduser(self[name])
         if not value and default is not None:
             return default
+        if value.startswith("~"):  # it would become a folder of that name, which a shell takes for the home folder
+            raise UsageError(f"{name}={value}: there is no such home folder (HOME): give the whole path")
         return Path(os.path.realpath(CHECKOUT / value))
 
     def words(self, name: str) -> list[str]:

@@ -131,7 +131,7 @@ def test_a_python_without_the_packages_is_one_line(tmp_path: Path, arguments: tu
     done = subprocess.run([sys.executable, "-S", *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert re.match(r"error: this Python \(\S+\) has no \w+; `make setup` installs all into ", line), line
+    assert re.match(r"error: this Python \(/.+\) has no \w+; `make setup` installs all into ", line), line
 
 
 @pytest.mark.parametrize(

@@ -312,7 +312,7 @@ ODD: tuple[Case, ...] = (
     _good("with spaces 'and' \"quotes\".jpg", "spaces and quotes in the name", JPEG),
     _good("new\nline.jpg", "a line break in the name", JPEG),
     _good("a\x1b]0;owned\x07\x1b[2J.jpg", "codes in the name that a terminal obeys", JPEG),
-    _good("ünïcödé 写真 🐈.jpg", "a name in UTF-8", JPEG),
+    _good(os.fsdecode("ünïcödé 写真 🐈.jpg".encode()), "a name in UTF-8", JPEG),
     _good("-rf.jpg", "a name like a flag", JPEG),
     _good("dots.in.name.jpg", "dots in the name: the id keeps all but the last", JPEG),
     _good("no_suffix", "no suffix", JPEG),

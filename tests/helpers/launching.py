@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,10 @@ from pathlib import Path
 
 from helpers.common import ROOT
 
-RECORDER = f"""#!{sys.executable}
+RECORDER = f"""#!/bin/sh
+''':'
+exec {shlex.quote(sys.executable)} "$0" "$@"
+'''
 import json, os, sys
 words = sys.argv[1:]
 name = os.path.basename(sys.argv[0])

@@ -149,7 +149,7 @@ def test_links_lead_inside_where_they_lead_outside(data: Path, tmp_path: Path, a
 
 
 def test_an_output_elsewhere_is_mounted(data: Path, tmp_path: Path, answering: None) -> None:
-    for given in (f"--output {tmp_path}/out/x.h5", f"--output={tmp_path}/out/x.h5"):
+    for given in (f"--output '{tmp_path}/out/x.h5'", f"--output='{tmp_path}/out/x.h5'"):
         words = ("RUN=container", f"DATASETS={data}", f"CHECKPOINT={tmp_path / 'ckpt'}", f"EXTRACT_FLAGS={given}")
         here = launcher(*words)
         assert mounted(here.command(features.extract(here, FILES["vg-grid"])))[f"{tmp_path}/out"] == (
@@ -164,7 +164,7 @@ def test_the_vocabulary_has_both_its_names(data: Path, tmp_path: Path, answering
     (tmp_path / "big/COCO/features").mkdir(parents=True)
     (data / "COCO").symlink_to(tmp_path / "big/COCO")
     here = launcher(
-        "RUN=container", f"DATASETS={data}", f"KMEANS_FLAGS=--scratch {tmp_path}/scratch", "KMEANS_SRC=/a/x.h5"
+        "RUN=container", f"DATASETS={data}", f"KMEANS_FLAGS=--scratch '{tmp_path}/scratch'", "KMEANS_SRC=/a/x.h5"
     )
     assert mounted(here.command(vocabulary.kmeans(here))) == {
         str(data): (str(data), False),
@@ -183,10 +183,10 @@ def test_the_vocabulary_has_both_its_names(data: Path, tmp_path: Path, answering
 def test_files_that_are_named_to_the_vocabulary_s_jobs_are_mounted(data: Path, tmp_path: Path, answering: None) -> None:
     folder = f"{data}/cluster_centroids"
     words = ("RUN=container", f"DATASETS={data}")
-    here = launcher(*words, f"PAPER_FLAGS=--weights /w/x.pth --output {tmp_path}/out/words.npy")
+    here = launcher(*words, f"PAPER_FLAGS=--weights /w/x.pth --output '{tmp_path}/out/words.npy'")
     found = mounted(here.command(vocabulary.paper_vocabulary(here)))
     assert (found["/w"], found[f"{tmp_path}/out"][1], found[folder][1]) == (("/w", False), True, True)
-    here = launcher(*words, f"VERIFY_KMEANS_FLAGS=--ours {tmp_path}/own/a.npy --theirs=/b/b.npy --rows /c/c.h5")
+    here = launcher(*words, f"VERIFY_KMEANS_FLAGS=--ours '{tmp_path}/own/a.npy' --theirs=/b/b.npy --rows /c/c.h5")
     found = mounted(here.command(vocabulary.verify_kmeans(here)))
     assert {path for path, (_, writable) in found.items() if writable} == {f"{tmp_path}/own", folder}
     assert {"/b", "/c"} <= set(found)
@@ -315,9 +315,26 @@ def test_what_root_has_filled_is_roots_to_give(tmp_path: Path, monkeypatch: pyte
     owned = Owned(monkeypatch, 0)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x.h5").touch()
-    with pytest.raises(UsageError, match=r"belong to root, .*: chown -R 1000:1000 \S+/full, or RUN=host"):
+    with pytest.raises(UsageError, match=r"belong to root, .*: chown -R 1000:1000 '?/.+/full'?, or RUN=host"):
         checks.make_output(tmp_path / "full", in_container=True)
     assert owned.given == {}
+
+
+def test_a_user_without_a_name_cannot_write_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container, or where the directory service is down, a number is all that there is."""
+    Owned(monkeypatch, 4321)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UsageError, match=r"cannot write to .* as user 4321: "):
+        checks.make_output(tmp_path, in_container=False)
+
+
+def test_a_home_that_is_not_known_becomes_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who finds a folder ~ in his checkout, and removes it, removes his home."""
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(UsageError, match=r"DATASETS=~/data: .*\(HOME\): give the whole path"):
+        _ = Settings({"DATASETS": "~/data"}).datasets
 
 
 def test_podman_without_root_keeps_the_callers_id(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,7 +364,7 @@ def test_verify_behind_an_address_runs_on_the_host_and_mounts_nothing_of_it(answ
     ):
         here = Launcher(Settings({}, [*words, "DATASETS=/data"]), dry_run=True)
         line = here.command(features.verify(here)).shown()
-        assert re.match(rf"\S+/.venv/bin/python -m scripts\.verify --ours /data {place}", line)
+        assert re.match(rf"'?/.+/.venv/bin/python'? -m scripts\.verify --ours /data {place}", line)
         for run in ("container", "apptainer", "charliecloud"):
             with pytest.raises(UsageError, match="no container has a network"):
                 features.verify(Launcher(Settings({}, [*words, f"RUN={run}"]), dry_run=True))
@@ -475,8 +492,8 @@ def test_processes_follow_gpus_or_are_set() -> None:
         here = Launcher(Settings({}, ["RUN=host", *words]), dry_run=True)
         return here.command(features.extract(here, FILES["vg-grid"])).shown()
 
-    assert "torchrun --standalone --local-addr 127.0.0.1 --nproc_per_node 4 " in line("GPUS=4")
-    assert "torchrun --standalone --local-addr 127.0.0.1 --nproc_per_node 2 " in line("GPUS=0", "PROCESSES=2")
+    assert re.search(r"/torchrun'? --standalone --local-addr 127.0.0.1 --nproc_per_node 4 ", line("GPUS=4"))
+    assert " --nproc_per_node 2 " in line("GPUS=0", "PROCESSES=2")
     assert "torchrun" not in line("GPUS=1") + line("GPUS=0") + line("GPUS=4", "PROCESSES=1")
     assert " --device cpu" in line("GPUS=0")
     assert " --device cuda" in line("GPUS=1"), "a PyTorch without CUDA is refused, not computed with"

@@ -219,6 +219,14 @@ def test_a_server_that_answers_no_head(server: Server, scratch: Path) -> None:
     assert len(listed(server.url("/0.tar"), scratch).images) == 2
 
 
+def test_a_proxy_is_asked_as_curl_asks_it(server: Server, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines of a cluster often reach others by no other way."""
+    address = "http://elsewhere.invalid/1.jpg"
+    server.files[address] = jpeg(1)  # a proxy is asked with the whole address
+    monkeypatch.setenv("http_proxy", server.url(""))
+    assert read(listed(address, scratch).images[0]) == ""
+
+
 @pytest.mark.parametrize("trouble", ["cut:1000", "status:503", "status:429", "page", "unsized:1000"])
 def test_a_line_that_breaks_once_or_twice_is_asked_again(server: Server, scratch: Path, trouble: str) -> None:
     server.files["/0.tar"] = tar_bytes(samples(range(4)))

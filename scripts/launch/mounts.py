@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Final
 
@@ -75,11 +76,12 @@ def unseen(path: Path, seen: Container[Path]) -> Path | None:
         folder = next((f for f in (path, *path.parents) if f in seen), None)
         if folder is None:
             return path
-        steps = [step for step in (*reversed(path.parents), path) if folder in step.parents]
-        link = next((step for step in steps if os.path.islink(step)), None)
+        steps = accumulate(path.relative_to(folder).parts, os.path.join, initial=str(folder))
+        link = next((step for step in islice(steps, 1, None) if os.path.islink(step)), None)
         if link is None:
             return None
-        path = Path(os.path.normpath(link.parent / os.readlink(link))) / path.relative_to(link)
+        goal = os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link)))
+        path = Path(goal, path.relative_to(link))
     return None
 
 

@@ -160,7 +160,7 @@ def test_charliecloud_has_the_environment_of_the_image(checkout: Checkout) -> No
     binds = [after for word, after in pairwise(words) if word == "--bind"]
     image = words[words.index("--") - 1]
     assert image == f"{checkout.folder}/build/xlxmert-features-cpu"
-    folders = shown_as(checkout.data / "VG/images", Path(image))  # itself, or what it lies in
+    folders = folders_to_mount([checkout.data / "VG/images"], Path(image))  # itself, or what it lies in
     assert {f"{os.path.realpath(folder)}:{folder}" for folder in folders} <= set(binds)
 
 

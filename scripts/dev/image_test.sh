@@ -182,7 +182,7 @@ compare() {
 
 # The archive that clusters take, unpacked and run without a daemon, by another user where this folder can be read.
 in_charliecloud() {
-    local folder=$work/unpacked first user=()
+    local folder=$work/unpacked user=()
     command -v ch-run >/dev/null || { say "no ch-run here: the archive is not run in Charliecloud" && return; }
     say "$runtime: the archive, unpacked, in Charliecloud"
     run "archive.$name" make --no-print-directory image-archive RUN=charliecloud CONTAINER="$runtime" TARGET=cpu \
@@ -190,9 +190,7 @@ in_charliecloud() {
     rm -rf "$folder" "$work/charliecloud"
     mkdir -p "$folder" "$work/charliecloud/VG"
     tar -C "$folder" -xf "$work/flat.tar.gz"
-    first=$folder/$(cut -d/ -f2 <<<"$work") # where ch-run finds what is mounted: an empty folder, else each by itself
-    mkdir -p "$first"
-    [ -z "$(ls -A "$first")" ] || mkdir -p "$folder$work"/{checkpoint,charliecloud/VG/{images,features}}
+    mkdir -p "$folder$work" # where ch-run finds what is mounted
     cp -r "$work/photographs/VG/images" "$work/charliecloud/VG/"
     if [ "$(id -u)" = 0 ] && setpriv --reuid=4321 --clear-groups test -r "$work/checkpoint"; then
         user=(setpriv --reuid=4321 --regid=4321 --clear-groups)

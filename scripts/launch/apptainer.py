@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from shlex import quote
 from typing import Final
@@ -15,10 +16,9 @@ from typing import Final
 from feature_extraction.errors import UsageError
 
 from .container import Inside
+from .mounts import unseen
 from .settings import Settings
 
-MOST_LINKS: Final = 40
-"""As many as the kernel follows in one path."""
 ARCHIVE_FIRST: Final = "make image-archive where the image was built"
 IMAGE_ENVIRONMENT: Final = {
     "PATH": "/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -89,53 +89,44 @@ class Charliecloud:
         # GPUs: the devices are there, and the driver's libraries since `ch-fromhost --nvidia IMAGE`
         flags = [self.program, "--private-tmp", "--cd", inside.workdir, "--unset-env=*", "--env-no-expand"]
         flags += [f"--set-env={name}={value}" for name, value in {**IMAGE_ENVIRONMENT, **inside.environment}.items()]
-        seen = [folder for mount in inside.mounts for folder in shown_as(mount.path, Path(image))]
-        for folder in dict.fromkeys(seen):
+        for folder in folders_to_mount((mount.path for mount in inside.mounts), Path(image)):
+            require_mount(folder, Path(image))
             flags += ["--bind", f"{os.path.realpath(folder)}:{folder}"]
         flags += self._settings.words("RUN_FLAGS")
         return [*flags, image, "--", *inside.command]
 
 
-def shown_as(path: Path, image: Path) -> list[Path]:
-    """The folders to mount, each under its own name, so that ``path`` can be seen in the image.
-
-    ch-run makes mount points in its own /tmp and nowhere else, since an image is read-only. Where the image has the
-    folder, it is mounted there; else the first folder of its path is, whole, as on the host: one empty folder in the
-    image (``/gpfs``) then serves every path below it, and nobody is shown what he may not read anyway. Raises
-    UsageError where that would hide files of the image, where there is nothing to mount on, and for a colon."""
-    at_its_place = os.path.isdir(inside_of(image, path))
-    folders = [path] if at_its_place else leading_to(path)
-    for folder in folders:
-        place = inside_of(image, folder)
-        if ":" in f"{os.path.realpath(folder)}{folder}":
-            raise UsageError(f"{folder}: ch-run splits its mounts at colons: move the folder, or RUN=apptainer")
-        if at_its_place or is_temporary(folder) or not image.is_dir():
-            continue
-        if not os.path.isdir(place):
-            raise UsageError(
-                f"the image has no folder {folder}, in which {path} is to be seen: mkdir {quote(str(place))}"
-            )
-        if not os.access(place, os.R_OK) or any(os.scandir(place)):
-            raise UsageError(
-                f"the image has files of its own in {folder}, and no folder to mount {path} on: "
-                f"mkdir -p {quote(str(inside_of(image, path)))}"
-            )
-    return folders
-
-
-def leading_to(path: Path) -> list[Path]:
-    """The first folders (``/gpfs``) of a path and of all that its links lead through, which have to be there for it to
-    be found inside under the name that it has outside; below /tmp, the folder itself."""
+def folders_to_mount(paths: Iterable[Path], image: Path) -> list[Path]:
+    """The folders to mount, each under its own name, so that ``paths`` are found in the image as they are outside, with
+    all that links on the way lead through."""
     found: list[Path] = []
-    for _ in range(MOST_LINKS):
-        first = Path(*path.parts[:2])
-        found.append(path if is_temporary(path) else first)
-        steps = [step for step in [*reversed(path.parents), path] if first in step.parents]
-        link = next((step for step in steps if step.is_symlink()), None)
-        if link is None or is_temporary(path):
-            break
-        path = Path(os.path.normpath(link.parent / link.readlink())) / path.relative_to(link)
-    return list(dict.fromkeys(found))
+    for path in paths:
+        while (place := unseen(path, found)) is not None:
+            found.append(mount_point(place, image))
+    return found
+
+
+def mount_point(path: Path, image: Path) -> Path:
+    """The folder to mount so that ``path`` is seen in the image.
+
+    ch-run makes mount points in its own /tmp and nowhere else, since an image is read-only. So the deepest folder on
+    the way that the image has is mounted whole, if it is empty there: ``/gpfs`` serves every path below it, and nobody
+    is shown what he may not read anyway. Where it holds files of the image's own, it is the next one, which is still
+    to be made."""
+    if is_temporary(path):
+        return path
+    way = [*reversed(path.parents), path]
+    there = next((step for step in reversed(way) if os.path.isdir(inside_of(image, step))), way[0])
+    return there if there == path or is_empty(inside_of(image, there)) else way[way.index(there) + 1]
+
+
+def require_mount(folder: Path, image: Path) -> None:
+    """Raise UsageError unless ch-run can mount ``folder`` under its own name; without an image (``make -n``) it may."""
+    if ":" in f"{os.path.realpath(folder)}{folder}":
+        raise UsageError(f"{folder}: ch-run splits its mounts at colons: move the folder, or RUN=apptainer")
+    place = inside_of(image, folder)
+    if image.is_dir() and not is_temporary(folder) and not os.path.isdir(place):
+        raise UsageError(f"the image has no folder {folder} to mount on: mkdir {quote(str(place))}")
 
 
 def is_temporary(path: Path) -> bool:
@@ -145,6 +136,10 @@ def is_temporary(path: Path) -> bool:
 
 def inside_of(image: Path, path: Path) -> Path:
     return image / path.relative_to("/")
+
+
+def is_empty(folder: Path) -> bool:
+    return os.access(folder, os.R_OK) and not any(os.scandir(folder))
 
 
 def _require(program: str, way_out: str) -> None:

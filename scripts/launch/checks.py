@@ -17,6 +17,7 @@ from feature_extraction import catalog
 from feature_extraction.errors import UsageError
 
 from .container import owner_of
+from .mounts import folders_on_the_way
 
 
 def gpus() -> int:
@@ -66,12 +67,12 @@ class Survey:
 
     images: int
     folders: tuple[Path, ...]
-    """The real folders that its links lead to."""
+    """Those outside that its links lead to."""
 
 
 def survey(folder: Path, pattern: str = "*", recursive: bool = True) -> Survey:
     """Count the files of an image folder, following its links, and say where they lead."""
-    images, goals = 0, dict[Path, None]()
+    images, shown = 0, {folder: None}
     todo, seen = [folder], set[str]()
     while todo:
         current = todo.pop()
@@ -86,15 +87,12 @@ def survey(folder: Path, pattern: str = "*", recursive: bool = True) -> Survey:
         for entry in entries:
             is_folder = entry.is_dir()
             if entry.is_symlink():
-                goal = Path(os.path.realpath(entry.path))
-                if goal.exists():
-                    goals[goal if is_folder else goal.parent] = None
+                shown |= dict.fromkeys(folders_on_the_way(Path(entry.path), shown))
             if is_folder and recursive:
                 todo.append(Path(entry.path))
             elif not is_folder and entry.is_file() and fnmatch.fnmatch(entry.name.lower(), pattern.lower()):
                 images += 1
-    outside = [g for g in goals if g != folder and folder not in g.parents]
-    return Survey(images, tuple(g for g in outside if not any(o in g.parents for o in outside)))
+    return Survey(images, tuple(shown)[1:])
 
 
 def require_images(folder: Path, way_out: str, pattern: str = "*", recursive: bool = True) -> Survey:
@@ -105,8 +103,8 @@ def require_images(folder: Path, way_out: str, pattern: str = "*", recursive: bo
     return found
 
 
-def make_output(folder: Path, *, in_container: bool) -> None:
-    """Make an output folder and see that the job can write there.
+def make_output(folder: Path, *, in_container: bool, choice: str = "DATASETS=...") -> None:
+    """Make an output folder and see that the job can write there; ``choice`` says where another is named.
 
     No job is root in the container: where root calls, what is made goes to the owner of the folder around it, or to
     the image's user if that is root too, and so does an empty folder; what root has filled is root's to give."""
@@ -117,11 +115,11 @@ def make_output(folder: Path, *, in_container: bool) -> None:
             _give_away(folder, around)
     except OSError as error:
         raise UsageError(
-            f"cannot make the folder {folder} ({error.strerror}): choose another with DATASETS=..., or mend its owner"
+            f"cannot make the folder {folder} ({error.strerror}): choose another with {choice}, or mend its owner"
         ) from None
     if not os.access(folder, os.W_OK):
         raise UsageError(
-            f"cannot write to {folder} as user {os.geteuid()}: choose another with DATASETS=..., or mend its owner"
+            f"cannot write to {folder} as user {os.geteuid()}: choose another with {choice}, or mend its owner"
         )
 
 

@@ -11,7 +11,7 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +21,9 @@ from feature_extraction import machine
 from feature_extraction.arguments import nearest
 from feature_extraction.errors import UsageError
 
+from .mounts import APP, Mount, refuse_hiding
 from .settings import RUNTIMES, Settings
 
-APP: Final = "/app"
-"""Where the image holds the code."""
 IMAGE_USER: Final = (1000, 1000)
 """Who jobs are in the image where nobody else is asked for: the Dockerfile's USER_ID and GROUP_ID."""
 TMPFS: Final = "/tmp:rw,noexec,nosuid,nodev"
@@ -37,27 +36,6 @@ RESTRICTIONS: Final = (
     "--pids-limit", str(PIDS_LIMIT),
 )  # fmt: skip
 """What no job needs: a network, root's powers or the way to them, changes to the image, processes without end."""
-TAKEN: Final = (
-    *(Path("/") / name for name in ("bin", "dev", "etc", "lib", "lib64", "proc", "sbin", "sys", "opt/venv")),
-    *(Path("/usr") / name for name in ("bin", "lib", "sbin", "share")),
-)
-"""Folders of the image and the kernel, in which nothing else can be mounted."""
-CODE: Final = tuple(Path(APP) / name for name in ("feature_extraction", "kmeans", "scripts"))
-"""The image's own; a checkout that lies at /app has its data in folders below."""
-
-
-@dataclass(frozen=True)
-class Mount:
-    """A folder that a job sees under the name that it has outside."""
-
-    path: Path
-    writable: bool = False
-
-    def flag(self) -> str:
-        """The value of ``--mount``: comma-separated fields, of which those with commas or quotes are quoted."""
-        fields = ["type=bind", f"source={os.path.realpath(self.path)}", f"target={self.path}"]
-        quoted = ['"' + f.replace('"', '""') + '"' if set(f) & {",", '"'} else f for f in fields]
-        return ",".join(quoted + ([] if self.writable else ["readonly"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,52 +64,6 @@ class Inside:
         """What is handed in of the caller's: which cards, and which task of a step of Slurm's this is."""
         names = (*(("CUDA_VISIBLE_DEVICES",) if self.gpu else ()), *machine.SLURM_STEP)
         return {name: os.environ[name] for name in names if os.environ.get(name)}
-
-
-def refuse_hiding(path: Path) -> None:
-    """Raise UsageError for a folder whose mount, under its own name, would hide what the image needs."""
-    inside = any(path == own or own in path.parents for own in TAKEN)
-    around = any(path == own or path in own.parents for own in (*TAKEN, *CODE))
-    if inside or around or path == Path("/tmp"):
-        raise UsageError(
-            f"{path} cannot be mounted under its own name: the image has its own files there. Give a folder elsewhere, "
-            "or RUN=host"
-        )
-
-
-def without_nested(mounts: Iterable[Mount]) -> list[Mount]:
-    """The mounts in the order in which they have to be made: outer folders first, each folder once, writable if any
-    of its uses is, and none that its outer folder shows just as well."""
-    writable: dict[Path, bool] = {}
-    for mount in mounts:
-        writable[mount.path] = writable.get(mount.path, False) or mount.writable
-    kept: list[Mount] = []
-    for named in sorted(writable, key=lambda p: (len(p.parts), p)):
-        path = named
-        if any(m.path in path.parents for m in kept):
-            path = Path(os.path.realpath(path))  # a link is there to be seen already: what is mounted is its goal
-        around = [m for m in kept if m.path == path or m.path in path.parents]
-        if not around or around[-1].writable != writable[named]:
-            kept.append(Mount(path, writable[named]))
-    return kept
-
-
-def links_out_of(folder: Path, seen: Sequence[Path], depth: int) -> set[Path]:
-    """Real folders that links in ``folder``, down to ``depth`` levels, lead to and that lie in none of ``seen``."""
-    found: set[Path] = set()
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:
-        return found
-    for entry in entries:
-        if entry.is_symlink():
-            real = Path(os.path.realpath(entry.path))
-            goal = real if real.is_dir() else real.parent
-            if real.exists() and not any(s == goal or s in goal.parents for s in (*seen, *found)):
-                found.add(goal)
-        elif depth > 1 and entry.is_dir(follow_symlinks=False):
-            found |= links_out_of(Path(entry.path), (*seen, *found), depth - 1)
-    return found
 
 
 class Runtime:

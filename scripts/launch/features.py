@@ -10,8 +10,8 @@ from feature_extraction import catalog, cli
 from feature_extraction.errors import UsageError
 
 from . import checks
-from .container import links_out_of
 from .jobs import Job, Launcher, paths_after
+from .mounts import links_out_of
 
 OTHER_FILES: Final = frozenset(
     ("--imsize", "--grid_size", "--recipe", "--num_boxes", "--min_boxes", "--layer", "--class_probs", "--boxes_from")

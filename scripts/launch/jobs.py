@@ -20,7 +20,8 @@ from feature_extraction.errors import UsageError
 
 from . import checks
 from .apptainer import Apptainer, Charliecloud
-from .container import Inside, Mount, Runtime, links_out_of, owner, without_nested
+from .container import Inside, Runtime, owner
+from .mounts import Mount, links_out_of, without_nested
 from .settings import CHECKOUT, Settings
 
 VENV: Final = CHECKOUT / ".venv"

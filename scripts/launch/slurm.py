@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,13 +28,21 @@ from .jobs import Launcher
 from .settings import CHECKOUT, Settings
 
 KMEANS: Final = "kmeans"
+WITHOUT_DAEMON: Final = ("apptainer", "charliecloud")
+FIRST_STORED: Final = "manifest.json"
+"""What storage/output.py writes into a work folder with the first features."""
+ENDING: Final = "CG"
+"""squeue's word for a job whose processes are being ended."""
 MODULES: Final = """\
 # a batch script is no login shell, and may not know what `module` is
 command -v module >/dev/null || . /etc/profile
 module load {modules} || exit 1
 """
+FULL: Final = "temporarily unavailable"
+"""What sbatch says, after two minutes of trying, where the queue takes no more jobs."""
 HINTS: Final = {
     "array specification": ": {tasks} tasks; fewer by a larger images_per_task (scontrol show config: MaxArraySize)",
+    FULL: ": the queue is full: the same command again later submits what is left",
     "gres": ": gpus and gpu_option in cluster.toml say how cards are asked for",
 }
 """Part of what sbatch says -> what of ours it is about."""
@@ -85,18 +93,23 @@ class Script:
     tasks: int = 1
     after: Sequence[str] = ()
     """Names of the jobs that have to end well before."""
+    settings: Mapping[str, str]
+    """The variables that it gets on its node."""
 
 
 def scripts(here: Launcher, cluster: Cluster, files: Sequence[catalog.FeatureFile], *, kmeans: bool) -> list[Script]:
     """What is to be submitted, in order."""
     found = []
+    there = settings_there(here, cluster, cluster.extract)
     for file in files:
         tasks = shares(here, file, cluster.images_per_task)
-        text = _text(here, cluster, f"extract-{file.name}", cluster.extract, tasks)
-        found.append(Script(name=file.name, text=text, tasks=tasks))
+        text = _text(here, cluster, f"extract-{file.name}", there, tasks)
+        found.append(Script(name=file.name, text=text, tasks=tasks, settings=there))
     if kmeans:
-        text = _text(here, cluster, KMEANS, cluster.kmeans)
-        found.append(Script(name=KMEANS, text=text, after=[file.name for file in grids_of_kmeans(here)]))
+        there = settings_there(here, cluster, cluster.kmeans)
+        text = _text(here, cluster, KMEANS, there)
+        before = [file.name for file in grids_of_kmeans(here)]
+        found.append(Script(name=KMEANS, text=text, after=before, settings=there))
     return found
 
 
@@ -107,8 +120,9 @@ def shares(here: Launcher, file: catalog.FeatureFile, images_per_task: int) -> i
     return -(-(there or file.split.images) // images_per_task)
 
 
-def _text(here: Launcher, cluster: Cluster, job: str, resources: Resources, tasks: int = 0) -> str:
-    """The script of one job of the launcher; of an array, where it has ``tasks``."""
+def _text(here: Launcher, cluster: Cluster, job: str, there: Mapping[str, str], tasks: int = 0) -> str:
+    """The script of one job of the launcher, with the settings ``there``; of an array, where it has ``tasks``."""
+    resources = cluster.extract if tasks else cluster.kmeans
     name = job.removeprefix("extract-")
     options = [
         f"--job-name={job_name(here, name)}",
@@ -119,7 +133,7 @@ def _text(here: Launcher, cluster: Cluster, job: str, resources: Resources, task
     options += ["--requeue", f"--signal=B:USR1@{BEFORE_LIMIT}", "--ntasks=1", *resources.options]
     options += [f"--account={cluster.account}"] if cluster.account else []
     modules = MODULES.format(modules=shlex.join(cluster.modules)) if cluster.modules else ""
-    given = settings_there(here, cluster, resources)
+    given = dict(there)
     python, flags = given.pop("PYTHON", here.settings["PYTHON"]), given.pop("EXTRACT_FLAGS", "")
     words = [shlex.quote(f"{name}={value}") for name, value in given.items()]
     if tasks:
@@ -137,18 +151,21 @@ def _text(here: Launcher, cluster: Cluster, job: str, resources: Resources, task
 
 
 def settings_there(here: Launcher, cluster: Cluster, resources: Resources) -> dict[str, str]:
-    """The variables that a job gets on its node: those given here, and what follows from the cards asked for."""
+    """The variables that a job gets on its node: those given here, and what follows from the cards asked for. Raises
+    UsageError for a number of cards that is not what is asked for."""
     given = here.settings.given
     given.pop("CLUSTER", None)
-    if given.get("RUN") in ("apptainer", "charliecloud"):
+    if given.get("RUN") in WITHOUT_DAEMON:
         # one image for all jobs, also for those that ask for no card
         target = given.get("TARGET") or ("gpu" if cluster.extract.cards else "cpu")
         given["IMAGE"] = Launcher(Settings({**given, "TARGET": target})).image
     if not resources.cards:
-        given["GPUS"] = "0"
-        given.pop("TARGET", None)
+        given |= {"GPUS": "0", "TARGET": "cpu"}  # by word, for what is exported here is there, too
     # a node whose cards are not there refuses the job; it would compute on the CPU for days
-    given.setdefault("GPUS", str(resources.cards))
+    if given.setdefault("GPUS", str(resources.cards)) != str(resources.cards):
+        raise UsageError(
+            f"GPUS={given['GPUS']}, but a task is given {resources.cards}: gpus in cluster.toml says how many"
+        )
     return given
 
 
@@ -183,8 +200,10 @@ def submit(here: Launcher, target: str, files: Sequence[catalog.FeatureFile]) ->
         return EXIT_ALL
     if shutil.which("sbatch") is None:
         raise UsageError("there is no sbatch here: log in where jobs are submitted, or make -n and copy the scripts")
-    folder = CHECKOUT / cluster.scripts
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = CHECKOUT / os.path.expanduser(cluster.scripts)
+    checks.make_output(folder, in_container=False, choice=f'scripts = "..." in {path}')
+    if not all(is_made(file.path(here.settings.datasets)) for file in files):
+        checks.require_checkpoint(here.settings.checkpoint)
     by_name = {file.name: file for file in catalog.feature_files()}
     ids: dict[str, str] = {}
     code = EXIT_ALL
@@ -194,6 +213,8 @@ def submit(here: Launcher, target: str, files: Sequence[catalog.FeatureFile]) ->
         except UsageError as error:  # one that cannot begin does not keep the others from it
             print(f"launch: {script.name}: {error}", file=sys.stderr, flush=True)
             code = EXIT_NOTHING
+            if FULL in str(error):
+                break
     if ids:
         print(
             f"to look: squeue --me; logs: {folder}; to stop: scancel {' '.join(ids.values())}; to go on: the same again"
@@ -214,8 +235,14 @@ def _submit(
     before = [_job_before(here, files[name], ids) for name in script.after]
     job = features.extract(here, files[script.name]) if script.name in files else vocabulary.kmeans(here)
     here.prepare(job)
+    if here.settings["RUN"] in WITHOUT_DAEMON:  # what cannot be mounted is said now, not by every task
+        Launcher(Settings(script.settings), dry_run=True).command(job)
     path = folder / f"{script.name}.sbatch"
-    path.write_text(script.text, encoding="utf-8")
+    try:
+        path.unlink(missing_ok=True)  # in a folder of several users it may be another's
+        path.write_text(script.text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
     after = ":".join(filter(None, before))
     options = [f"--dependency=afterok:{after}", "--kill-on-invalid-dep=yes"] if after else []
     try:
@@ -229,8 +256,9 @@ def _submit(
 
 
 def is_made(output: Path) -> bool:
-    """Whether a file is finished: one that is begun anew, for images that were added, has its work folder beside it."""
-    return output.is_file() and not output.with_name(f"{output.name}.work").exists()
+    """Whether a file is finished: one that is begun anew, for images that were added, has features in the work folder
+    beside it. A single task of it that was repeated leaves such a folder, too, with none in it."""
+    return output.is_file() and not Path(f"{output}.work", FIRST_STORED).exists()
 
 
 def _job_before(here: Launcher, file: catalog.FeatureFile, ids: dict[str, str]) -> str:
@@ -244,9 +272,14 @@ def _job_before(here: Launcher, file: catalog.FeatureFile, ids: dict[str, str]) 
 
 
 def queued(here: Launcher, name: str) -> str:
-    """Number of the caller's job of this name that waits or runs; empty: none."""
+    """Number of the caller's job of this name that waits or runs; empty: none. Raises UsageError for one that ends at
+    this moment, well or cancelled: nobody knows yet whether it is to be submitted again."""
     mine = [f"--user={os.geteuid()}", f"--name={job_name(here, name)}"]
-    return _ask(["squeue", "--noheader", *mine, "--format=%F"], CHECKOUT).partition("\n")[0].strip()
+    found = [line.split() for line in _ask(["squeue", "--noheader", *mine, "--format=%F %t"], CHECKOUT).splitlines()]
+    at_work = [number for number, state in found if state != ENDING]
+    if found and not at_work:
+        raise UsageError(f"job {found[0][0]} is ending: the same command again when it has (squeue --me)")
+    return at_work[0] if at_work else ""
 
 
 def _ask(command: Sequence[str], folder: Path) -> str:

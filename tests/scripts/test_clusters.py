@@ -18,8 +18,9 @@ from helpers.launching import RECORDER, Checkout, mounts
 
 from feature_extraction import catalog
 from feature_extraction.errors import UsageError
+from feature_extraction.storage.output import MANIFEST
 from scripts.launch import checks, features, slurm
-from scripts.launch.apptainer import IMAGE_ENVIRONMENT, leading_to, shown_as
+from scripts.launch.apptainer import IMAGE_ENVIRONMENT, folders_to_mount, require_mount
 from scripts.launch.cluster import Cluster, read_cluster
 from scripts.launch.jobs import Launcher
 from scripts.launch.settings import Settings
@@ -30,12 +31,11 @@ echo "sbatch $*" >> "$RECORD.slurm"
 echo "$(($(grep -c ^sbatch "$RECORD.slurm") + 100));cluster"
 """
 SQUEUE = """#!/bin/bash
-case "$*" in *--name=${QUEUED:-nothing}-??????" "*) printf '55\\n55\\n';; esac
+case "$*" in *--name=${QUEUED:-nothing}-??????" "*) printf '%s %s\\n' ${STATES:-55 CG 55 PD 55 R};; esac
 """
 
 
 FILES = {file.name: file for file in catalog.feature_files()}
-HOST = ("RUN=host", "GPUS=0")
 
 
 @pytest.fixture
@@ -160,52 +160,72 @@ def test_charliecloud_has_the_environment_of_the_image(checkout: Checkout) -> No
     binds = [after for word, after in pairwise(words) if word == "--bind"]
     image = words[words.index("--") - 1]
     assert image == f"{checkout.folder}/build/xlxmert-features-cpu"
-    folders = shown_as(checkout.data / "VG/images", Path(image))  # itself, or what it lies in
+    folders = folders_to_mount([checkout.data / "VG/images"], Path(image))  # itself, or what it lies in
     assert {f"{os.path.realpath(folder)}:{folder}" for folder in folders} <= set(binds)
 
 
 def test_charliecloud_mounts_on_what_the_image_has(tmp_path: Path) -> None:
-    """ch-run makes mount points nowhere but in its own /tmp."""
+    """ch-run makes mount points nowhere but in its own /tmp; what is mounted must not hide the image's own files, of
+    which Ubuntu has some in /home."""
     image = tmp_path / "image"
-    for name in ("tmp", "gpfs", "mnt/data", "opt/venv"):
+    for name in ("gpfs", "mnt/data/COCO", "opt/venv", "home/ubuntu", "home/me", "var/tmp"):
         (image / name).mkdir(parents=True)
-    assert shown_as(Path("/mnt/data"), image) == [Path("/mnt/data")]
-    assert shown_as(Path("/gpfs/me/COCO/images"), image) == [Path("/gpfs")]
-    assert shown_as(Path("/tmp/me/COCO"), image) == [Path("/tmp/me/COCO")]
-    for path in ("/mnt/other", "/opt/me", "/scratch/me"):
-        with pytest.raises(UsageError, match=path):
-            shown_as(Path(path), image)
-    (image / "opt/me").mkdir()
-    assert shown_as(Path("/opt/me"), image) == [Path("/opt/me")]
+    seen_in = {
+        "/gpfs/me/COCO/images": "/gpfs",
+        "/home/me/COCO": "/home/me",
+        "/mnt/data": "/mnt/data",
+        "/mnt/data/COCO": "/mnt/data/COCO",
+        "/mnt/data/COCO/images": "/mnt/data/COCO",
+        "/tmp/me/COCO": "/tmp/me/COCO",
+        "/var/tmp/me": "/var/tmp",
+    }
+    for path, folder in seen_in.items():
+        assert folders_to_mount([Path(path)], image) == [Path(folder)], path
+    lacking = {
+        "/scratch/me/a": "scratch",
+        "/opt/me/a": "opt/me",
+        "/home/you/a": "home/you",
+        "/mnt/data/VG": "mnt/data/VG",
+    }
+    for path, folder in lacking.items():
+        with pytest.raises(UsageError, match=f"mkdir {image / folder}$"):
+            require_mount(*folders_to_mount([Path(path)], image), image)
+        (image / folder).mkdir()
+        require_mount(*folders_to_mount([Path(path)], image), image)
+    # a folder that is mounted shows what is below it, whatever the image has there
+    assert folders_to_mount([Path("/mnt/data"), Path("/mnt/data/GQA")], image) == [Path("/mnt/data")]
     # before there is an image, for the line that make -n prints
-    assert shown_as(Path("/opt/me/COCO"), tmp_path / "none") == [Path("/opt")]
+    assert folders_to_mount([Path("/opt/me/COCO")], tmp_path / "none") == [Path("/opt")]
 
 
-def test_a_path_leads_through_all_its_links(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_leads_through_all_its_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A home folder that links to a project, on a file system that is itself a link, is found inside by each name."""
     links = {"/home/me/data": "/gpfs/project/me", "/gpfs": "/mnt/gpfs", "/gpfs/project/me": "../old/me",
              "/gpfs/old": "/archive", "/home/me/up": "../../srv/x", "/home/me/here": "/tmp/me",
-             "/home/me/round": "/home/me/round"}  # fmt: skip
-    monkeypatch.setattr(Path, "is_symlink", lambda path: str(path) in links)
-    monkeypatch.setattr(Path, "readlink", lambda path: Path(links[str(path)]))
+             "/home/me/round": "/home/me/round", "/home/me/long": "long/er"}  # fmt: skip
+    monkeypatch.setattr("os.path.islink", lambda path: str(path) in links)
+    monkeypatch.setattr("os.readlink", lambda path: links[str(path)])
     found = {
         "/home/me/data/COCO": ["/home", "/gpfs", "/archive"],
         "/home/me/up/COCO": ["/home", "/srv"],
         "/home/me/here/COCO": ["/home", "/tmp/me/COCO"],
         "/home/me/round": ["/home"],
+        "/home/me/long": ["/home"],
         "/gpfs/COCO": ["/gpfs"],
         "/data": ["/data"],
     }
     for path, folders in found.items():
-        assert leading_to(Path(path)) == [Path(folder) for folder in folders], path
+        assert folders_to_mount([Path(path)], tmp_path / "none") == [Path(folder) for folder in folders], path
+    every = folders_to_mount(map(Path, found), tmp_path / "none")
+    assert every == [Path(f) for f in ("/home", "/gpfs", "/archive", "/srv", "/tmp/me/COCO", "/data")]
 
 
 LACKING = {
     "RUN=apptainer IMAGE=other.sif": r"no image /.+/other.sif: make image-archive .* '/.+' docker-archive:other",
     "RUN=charliecloud IMAGE=other": r"no image in the folder /.+/other: make image-archive .* tar -C '/.+/other' -xf",
     "RUN=charliecloud DATASETS=/a:b": r"/a:b: ch-run splits its mounts at colons",
-    "RUN=charliecloud DATASETS=/gpfs9/me": r"the image has no folder /gpfs9, .*: mkdir '/.+-cpu/gpfs9'$",
-    "RUN=charliecloud DATASETS=/opt/me": r"files of its own in /opt, .* /opt/me/VG/.+ on: mkdir -p '/.+-cpu/opt/me/VG",
+    "RUN=charliecloud DATASETS=/gpfs9/me": r"the image has no folder /gpfs9 to mount on: mkdir '/.+-cpu/gpfs9'$",
+    "RUN=charliecloud DATASETS=/opt/me": r"the image has no folder /opt/me to mount on: mkdir '/.+-cpu/opt/me'$",
 }
 
 
@@ -337,9 +357,23 @@ def test_a_node_without_its_card_refuses_the_task(checkout: Checkout) -> None:
     assert "launch: GPUS=1, but the NVIDIA driver sees no GPU here" in done.stderr
 
 
+def test_cards_are_neither_taken_for_nothing_nor_lacking(checkout: Checkout) -> None:
+    """GPUS says what works on a file, cluster.toml what a task is given: a card that nobody uses is somebody else's."""
+    for gpus in ("0", "2"):
+        done = checkout.make("slurm-extract-vg-grid", "RUN=host", f"GPUS={gpus}")
+        assert f"launch: GPUS={gpus}, but a task is given 1: gpus in cluster.toml says how many" in done.stderr
+    assert submitted(checkout) == []
+
+
+def on_the_cpu(checkout: Checkout) -> None:
+    """Submit a file whose tasks run where there is no card."""
+    (checkout.folder / "cluster.toml").write_text("[extract]\ngpus = 0\n")
+    assert checkout.make("slurm-extract-vg-grid", "RUN=host").returncode == 0
+
+
 def test_a_share_is_run_as_its_task_says(checkout: Checkout) -> None:
     """The script itself, run by bash as Slurm would: the share, and exit codes."""
-    assert checkout.make("slurm-extract-vg-grid", *HOST).returncode == 0
+    on_the_cpu(checkout)
     script = checkout.folder / "build/slurm/vg-grid.sbatch"
     environment = {
         "PATH": f"{checkout.bin}:/usr/bin:/bin", "RECORD": str(checkout.folder / "record"), "SLURM_ARRAY_TASK_ID": "0",
@@ -355,7 +389,7 @@ def test_a_share_is_run_as_its_task_says(checkout: Checkout) -> None:
 
 
 def test_at_the_time_limit_a_task_is_requeued_as_often_as_is_sensible(checkout: Checkout) -> None:
-    assert checkout.make("slurm-extract-vg-grid", *HOST).returncode == 0
+    on_the_cpu(checkout)
     script = checkout.folder / "build/slurm/vg-grid.sbatch"
     waits = "#!/bin/bash\ntrap 'echo told; exit 143' TERM\nkill -USR1 $PPID\nwhile :; do sleep 0.05; done\n"
     (checkout.folder / ".venv/bin/python").write_text(waits)
@@ -446,8 +480,21 @@ def test_what_is_made_or_queued_is_not_submitted(checkout: Checkout) -> None:
     assert "vg-boxes: job 55 is queued or running already" in done.stdout
     assert submitted(checkout) == []
     (features / "maskrcnn_grid8.h5.work").mkdir()
+    assert "the file is there already" in checkout.make("slurm-extract-vg-grid", "RUN=host").stdout
+    assert slurm.FIRST_STORED == MANIFEST
+    (features / "maskrcnn_grid8.h5.work" / MANIFEST).touch()
     assert checkout.make("slurm-extract-vg-grid", "RUN=host").returncode == 0
     assert len(submitted(checkout)) == 1, "a file that is begun anew goes on"
+
+
+def test_what_was_just_cancelled_is_not_taken_for_queued(checkout: Checkout) -> None:
+    """It stays in the queue until its processes have ended; the k-means is not to wait for it either."""
+    for target in ("slurm-extract-vg-grid", "slurm-kmeans"):
+        ending = {"QUEUED": "xlxmert-vg-grid", "STATES": "55 CG 55 CG"}
+        done = checkout.make(target, "RUN=host", "KMEANS_SRC=vg", "KMEANS_TGT=vg", **ending)
+        assert done.returncode != 0
+        assert "job 55 is ending: the same command again when it has" in done.stderr
+    assert submitted(checkout) == []
 
 
 def test_the_kmeans_alone_waits_for_what_is_queued(checkout: Checkout) -> None:
@@ -468,6 +515,51 @@ def test_a_job_of_another_data_folder_is_another(checkout: Checkout) -> None:
     assert len(names) == 2
 
 
+def test_scripts_and_logs_want_a_folder_of_ones_own(checkout: Checkout) -> None:
+    """As where many use one checkout: the folder is named in one's own file, or the home folder in everybody's."""
+    checkout.folder.joinpath("build/slurm").touch()
+    done = checkout.make("slurm-extract-vg-grid", "RUN=host")
+    assert re.search(
+        r'^launch: cannot make the folder .+/build/slurm \(File exists\): .* scripts = "..." in .+/cluster.toml',
+        done.stderr, re.M,
+    )  # fmt: skip
+    assert submitted(checkout) == []
+    (checkout.folder / "cluster.toml").write_text('scripts = "~/jobs of slurm"\n')
+    home = checkout.folder.parent / "home"
+    assert checkout.make("slurm-extract-vg-grid", "RUN=host", HOME=str(home)).returncode == 0
+    assert (home / "jobs of slurm/vg-grid.sbatch").is_file()
+
+
+def test_what_cannot_be_mounted_is_said_before_anything_waits(checkout: Checkout) -> None:
+    """And not in the log of every task."""
+    data = checkout.lay_out(checkout.folder.parent / "a:b")
+    done = checkout.make("slurm-extract-vg-grid", "RUN=charliecloud", f"DATASETS={data}")
+    assert re.search(r"^launch: vg-grid: \S+a:b/VG/\S+: ch-run splits its mounts at colons", done.stderr, re.M)
+    assert submitted(checkout) == []
+    assert checkout.make("slurm-extract-vg-grid", "RUN=apptainer", f"DATASETS={data}").returncode == 0
+
+
+def test_a_checkpoint_that_lacks_is_said_once(checkout: Checkout) -> None:
+    """And not for each of the files that want it; where they are made, nobody does."""
+    done = checkout.make("slurm-extract-vg", "RUN=host", "CHECKPOINT=/nosuch")
+    assert done.stderr.count("launch: there is no detectron_model.pth in /nosuch") == 1
+    assert submitted(checkout) == []
+    (checkout.data / "VG/features").mkdir()
+    for name in ("maskrcnn_grid8.h5", "maskrcnn_boxes36.h5"):
+        (checkout.data / "VG/features" / name).touch()
+    assert checkout.make("slurm-extract-vg", "RUN=host", "CHECKPOINT=/nosuch").returncode == 0
+
+
+def test_the_image_that_is_exported_is_not_that_of_the_kmeans() -> None:
+    """sbatch hands the environment on: what is left out of the line would come back by it."""
+    here = Launcher(Settings({"TARGET": "gpu"}, ["RUN=host"]))
+    cluster = Cluster()
+    (line,) = [li for li in slurm.scripts(here, cluster, [], kmeans=True)[0].text.splitlines() if li.endswith(" &")]
+    words = shlex.split(line.removesuffix(" &"))[4:]
+    there = Launcher(Settings({"TARGET": "gpu"}, words))
+    assert (there.target, there.gpus) == ("cpu", 0)
+
+
 def test_what_slurm_says_is_passed_on(checkout: Checkout) -> None:
     done = checkout.make("slurm-extract-vg-grid", "RUN=host", REFUSED="invalid partition specified: low")
     assert done.returncode != 0
@@ -478,6 +570,10 @@ def test_what_slurm_says_is_passed_on(checkout: Checkout) -> None:
     )
     done = checkout.make("slurm-extract-vg-grid", "RUN=host", REFUSED="Invalid generic resource (gres) specification")
     assert "(gres) specification: gpus and gpu_option in cluster.toml say how cards are asked for" in done.stderr
+    # each try takes sbatch two minutes
+    done = checkout.make("slurm-extract-vg", "RUN=host", REFUSED="failed: Resource temporarily unavailable")
+    assert done.stderr.count("the queue is full: the same command again later submits what is left") == 1
+    assert "vg-boxes" not in done.stderr
     (checkout.bin / "sbatch").unlink()
     if not os.path.exists("/usr/bin/sbatch"):
         assert "there is no sbatch here" in checkout.make("slurm-extract-vg-grid", "RUN=host").stderr

@@ -21,8 +21,9 @@ from feature_extraction import catalog
 from feature_extraction.errors import UsageError
 from scripts.launch import __main__ as launch
 from scripts.launch import checks, container, features, jobs, setup, several, vocabulary
-from scripts.launch.container import IMAGE_USER, RESTRICTIONS, Mount, without_nested
+from scripts.launch.container import IMAGE_USER, RESTRICTIONS
 from scripts.launch.jobs import Command, Launcher
+from scripts.launch.mounts import Mount, links_out_of, refuse_hiding, unseen, without_nested
 from scripts.launch.settings import BUILD_ARGUMENTS, KNOWN, Settings
 
 FILES = {file.name: file for file in catalog.feature_files()}
@@ -206,13 +207,13 @@ def test_outer_folders_come_first_and_once(tmp_path: Path) -> None:
 )
 def test_what_would_hide_the_image_is_refused(path: str) -> None:
     with pytest.raises(UsageError, match="cannot be mounted under its own name"):
-        container.refuse_hiding(Path(path))
+        refuse_hiding(Path(path))
 
 
 @pytest.mark.parametrize("path", ["/data", "/tmp/x", "/home/me/data", "/root/x", "/usr/local/data", "/app/datasets",
                                   "/app/feature_extraction/mask_rcnn_ckpt", "/opt/data", "/apple", "/srv"])  # fmt: skip
 def test_any_other_place_is_free(path: str) -> None:
-    container.refuse_hiding(Path(path))
+    refuse_hiding(Path(path))
 
 
 def test_restrictions_are_the_same_in_compose() -> None:
@@ -393,6 +394,25 @@ def test_images_are_counted_through_links_and_circles(data: Path, tmp_path: Path
     assert tmp_path / "other" in found.folders
     assert checks.survey(images, "*.jpg", recursive=False).images == 0
     assert checks.survey(images, "*").images == 5
+
+
+def test_links_are_followed_by_every_name_on_the_way(data: Path, tmp_path: Path) -> None:
+    """Inside, a link finds what it names, not where that really lies: `/datasets` is often a link itself."""
+    for name in ("disk/vg", "pool/deep"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "disk/vg/1.jpg").touch()
+    (tmp_path / "pool/deep/2.jpg").touch()
+    (tmp_path / "datasets").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/vg/2.jpg").symlink_to(tmp_path / "pool/deep/2.jpg")
+    (tmp_path / "disk/vg/round").symlink_to("../../datasets/vg")
+    images = data / "VG/images"
+    (images / "more").symlink_to(tmp_path / "datasets/vg")
+    expected = {tmp_path / name for name in ("datasets/vg", "pool/deep")}
+    assert set(checks.survey(images, "*.jpg").folders) == expected
+    (data / "vg").symlink_to(tmp_path / "datasets/vg")
+    assert links_out_of(data, (data,), 1) == {tmp_path / "datasets/vg"}
+    (tmp_path / "loop").symlink_to("loop")
+    assert unseen(tmp_path / "loop", {tmp_path}) is None
 
 
 def test_images_of_another_kind_are_none(data: Path) -> None:

@@ -201,20 +201,8 @@ def image() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="charliecloud-", dir="/var/tmp"))
     folder.chmod(0o755)
     root = folder / "image"
-    for name in [
-        "usr",
-        "etc",
-        "tmp",
-        "proc",
-        "sys",
-        "dev",
-        "root",
-        "home",
-        "var",
-        "app",
-        "opt/venv/bin",
-        "opt/packages",
-    ]:
+    for name in ("usr", "etc", "tmp", "proc", "sys", "dev", "root", "home/ubuntu", "var/lib", "var/tmp", "app",
+                 "opt/venv/bin", "opt/packages"):  # fmt: skip
         (root / name).mkdir(parents=True)
     for name in ("bin", "lib", "lib64", "sbin"):
         (root / name).symlink_to(f"usr/{name}")
@@ -241,7 +229,7 @@ def image() -> Iterator[Path]:
 
 def test_another_user_in_charliecloud_makes_the_same_bits(image: Path, tiny_checkpoint: Path) -> None:
     """Nothing is written into the image, the environment of the caller stays outside, and it does not matter where the
-    folders lie: /tmp is the one place where ch-run makes mount points by itself."""
+    folders lie, or through how many links: /tmp is the one place where ch-run makes mount points by itself."""
     work = image.parent
     shutil.copytree(tiny_checkpoint, work / "checkpoint", copy_function=shutil.copyfile)
     (work / "checkpoint").chmod(0o755)
@@ -257,6 +245,11 @@ def test_another_user_in_charliecloud_makes_the_same_bits(image: Path, tiny_chec
         (work / "linked").symlink_to(temporary)
         for datasets in (work / "inside", Path(temporary, "a"), work / "linked" / "b"):
             _photographs(datasets)
+            if datasets.name == "a":
+                (datasets / "VG/images").rename(Path(temporary, "disk"))
+                (datasets / "VG/images").mkdir()
+                Path(temporary, "datasets").symlink_to("disk")
+                (datasets / "VG/images/VG_100K").symlink_to(Path(temporary, "datasets/VG_100K"))
             subprocess.run(["chown", "-R", f"{SOMEBODY}:{SOMEBODY}", datasets], check=True)
             subprocess.run(
                 [*somebody, *job, "RUN=charliecloud", f"IMAGE={image}", f"DATASETS={datasets}", flags],

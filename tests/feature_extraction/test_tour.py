@@ -25,8 +25,12 @@ def outputs(notebook: nbformat.NotebookNode) -> list[tuple[str, int]]:
     ]
 
 
-def test_it_runs_and_shows_what_is_stored(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_runs_and_shows_what_is_stored(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CHECKPOINT", str(tiny_checkpoint))
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))  # else the home's, which may be closed or hold settings
     made, stored = outputs(executed(TOUR)), outputs(nbformat.read(TOUR, as_version=4))
     # the stored ones are of the real architecture: other numbers, the same kinds of outputs
     assert [(bool(said), pictures) for said, pictures in made] == [(bool(said), pictures) for said, pictures in stored]

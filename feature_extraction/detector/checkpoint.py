@@ -19,6 +19,7 @@ from ..errors import CheckpointError
 from ..places import to_type
 from .config import BLOCKS, DetectorConfig
 from .faster_rcnn import FasterRCNN
+from .files import UNREADABLE
 from .layers import Weights
 from .safe_pickle import check_weights
 
@@ -30,23 +31,30 @@ def read_document(path: Path, fetch: str = "download") -> object:
     """What a weight file holds: tensors, and plain containers around them; ``fetch`` is the target that gets it again.
 
     Raises CheckpointError for a file that is no checkpoint or that holds anything but plain data."""
-    document: object
     try:
-        check_weights(path)
+        file = path.open("rb")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; {UNREADABLE}") from error
+    with file:
         try:
-            document = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            # files written before PyTorch 1.6 (the published one may be) cannot be mapped
-            document = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises whatever the bytes make it raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} cannot be read as PyTorch weights ({reason}). It is truncated, something else, or holds objects "
-            f"other than tensors, which are never executed; download it again: {to_type(fetch)}"
-        ) from error
-    return document
+            check_weights(path)
+            return _loaded(f"/proc/self/fd/{file.fileno()}")  # by a name in ASCII: PyTorch knows none but UTF-8
+        except Exception as error:  # the unpickler raises whatever the bytes make it raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(
+                f"{path} cannot be read as PyTorch weights ({reason}). It is truncated, something else, or holds "
+                f"objects other than tensors, which are never executed; download it again: {to_type(fetch)}"
+            ) from error
+
+
+def _loaded(place: str) -> object:
+    try:
+        return torch.load(place, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as error:
+        if "mmap" not in str(error):
+            raise
+        # files written before PyTorch 1.6 (the published one may be) cannot be mapped
+        return torch.load(place, map_location="cpu", weights_only=True)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

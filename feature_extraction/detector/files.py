@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from .. import catalog, places
 from ..errors import CheckpointError
+
+UNREADABLE: Final = "let its owner make it readable (chmod -R a+rX), or name another"
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,10 @@ def find_checkpoint(folder: Path | None = None) -> CheckpointFiles:
     folders = [folder] if folder is not None else places.checkpoint_folders()
     complaint = ""
     for place in folders:
-        found = {script: _first(place, script, *others) for script, others in catalog.CHECKPOINT_NAMES.items()}
+        try:
+            found = {script: _first(place, script, *others) for script, others in catalog.CHECKPOINT_NAMES.items()}
+        except PermissionError as error:
+            raise CheckpointError(f"{place} cannot be looked into: {error.strerror}; {UNREADABLE}") from error
         config, model = found["detectron_config.yaml"], found["detectron_model.pth"]
         if config is not None and model is not None:
             return CheckpointFiles(config, model)

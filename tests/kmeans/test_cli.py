@@ -21,7 +21,13 @@ COMMANDS = {
 
 def say(words, cwd=ROOT, **env):
     return subprocess.run(
-        [sys.executable, *map(str, words)], cwd=cwd, env=environment(**env), capture_output=True, text=True, check=False
+        [sys.executable, *map(str, words)],
+        cwd=cwd,
+        env=environment(**env),
+        capture_output=True,
+        text=True,
+        check=False,
+        errors="replace",  # what a locale of its own prints
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -246,6 +247,26 @@ def test_layouts_of_the_file(tmp_path: Path, tensors: dict, prefix: str, zipped:
     read = checkpoint.read_tensors(path)
     assert read.keys() == tensors.keys()
     assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+
+
+def test_a_file_may_lie_under_any_name(tmp_path: Path, tensors: dict) -> None:
+    """Of another encoding, from an older disk; PyTorch itself opens names in UTF-8 only."""
+    path = tmp_path / os.fsdecode(b"caf\xe9.pth")
+    with path.open("wb") as file:
+        torch.save({"model": tensors}, file)
+    assert checkpoint.read_tensors(path).keys() == tensors.keys()
+
+
+def test_what_another_user_has_closed_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A colleague's checkpoint, made under umask 077: to download it again would not help."""
+
+    def closed(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for name, read in (("open", checkpoint.read_tensors), ("is_file", find_checkpoint)):
+        monkeypatch.setattr(Path, name, closed)
+        with pytest.raises(CheckpointError, match=r"Permission denied; let its owner make it readable \(chmod"):
+            read(tmp_path)
 
 
 def test_every_problem_is_named_in_one_error(tensors: dict) -> None:

@@ -19,6 +19,7 @@ from helpers.common import ROOT, photograph
 from helpers.slurm_cluster import Slurm
 from PIL import Image
 
+from feature_extraction.storage.journal import journal_name
 from scripts.dev.same_files import differences
 
 LACKING = slurm_cluster.missing()
@@ -125,8 +126,8 @@ def test_preempted_out_of_time_cancelled_and_submitted_again(site: Site) -> None
     array, kmeans = site.submit("extract-vg-grid"), site.submit("kmeans")
     assert site.submit("extract-vg-grid") == array, "what is in the queue is not submitted twice"
     slurm.until(lambda: "RUNNING" in slurm.all_states(array), "a task runs")
-    journals = site.data / "VG/features/maskrcnn_grid8.h5.work"
-    slurm.until(lambda: any(p.stat().st_size > 50_000 for p in journals.glob("*")), "features are on the disk")
+    journal = site.data / "VG/features/maskrcnn_grid8.h5.work" / journal_name(0, 3)
+    slurm.until(lambda: journal.exists() and journal.stat().st_size > 50_000, "features of the first task are there")
 
     urgent = slurm.ask("sbatch", "--parsable", "--partition=high", "--cpus-per-task=4", "--output=/dev/null",
                        "--wrap=sleep 1").strip()  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .class_names import Names, class_names, names_in
-from .config import Boxes, Decoder, Engine, ExtractConfig, Grid, Precision
+from .config import DECODERS, Boxes, Decoder, Engine, ExtractConfig, Grid, Precision
 from .detector.build import choose_device, load_detector
 from .detector.files import find_checkpoint
 from .errors import ImageError, UsageError
@@ -27,7 +27,7 @@ from .streaming import Stream
 OnError = Literal["raise", "yield"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no truth value that == could give
 class GridFeatures:
     """Grid features of one image."""
 
@@ -35,7 +35,7 @@ class GridFeatures:
     """(G, G, F) float32: fc6 after ReLU of each cell; row 0 is the top of the image, column 0 its left."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BoxFeatures:
     """Box features of one image, best box first."""
 
@@ -75,7 +75,7 @@ class FeatureExtractor:
     Raises:
         CheckpointError: files missing, damaged, or of another model.
         DeviceError: a device or precision that this machine does not have.
-        UsageError: a file of names that cannot be read.
+        UsageError: an engine or decoder that is none; a file of names that cannot be read.
 
     Example:
         >>> from feature_extraction import FeatureExtractor
@@ -105,6 +105,8 @@ class FeatureExtractor:
         decode: Decoder = ExtractConfig.decode,
         names: Names | None = None,
     ) -> None:
+        if decode not in DECODERS:
+            raise UsageError(f"no decoder {decode!r}: known are {', '.join(DECODERS)}")
         files = find_checkpoint(None if checkpoint_dir is None else Path(checkpoint_dir))
         self._detector = load_detector(files, engine=engine, device=choose_device(device), precision=precision)
         self._decode: Decoder = decode
@@ -206,6 +208,9 @@ class FeatureExtractor:
     ) -> Iterator[BoxFeatures | ImageError]:
         """What ``boxes`` gives, one image after the other, as ``iter_grid`` does it."""
         _check_whole("num_boxes", num_boxes)
+        if spec is not None and not isinstance(spec, Boxes):
+            expected = "Boxes(...), GivenBoxes(...), or a recipe's: RECIPES['mmf'].spec"
+            raise UsageError(f"spec is of type {type(spec).__name__}: expected {expected}")
         computation = computation_of(
             replace(Boxes(num_boxes=num_boxes) if spec is None else spec, class_probs=True, obj_conf=True)
         )
@@ -250,6 +255,11 @@ def _each(
     """What was found in each image, or in its place the ImageError, which is raised unless it is asked for."""
     if on_error not in get_args(OnError):
         raise UsageError(f"on_error={on_error!r}: expected {' or '.join(map(repr, get_args(OnError)))}")
+    if not isinstance(images, (*IMAGE_TYPES, Iterable)) or isinstance(images, bytes | bytearray):
+        raise TypeError(
+            f"images of type {type(images).__name__}: expected a path, a PIL image, a uint8 array (H, W, 3) in RGB, or "
+            "an iterable of these"
+        )
     several = [images] if isinstance(images, IMAGE_TYPES) else images
     total = len(several) if isinstance(several, Sized) else None
 

@@ -35,11 +35,15 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     called: ClassVar[str] = ""
-    """What the user has typed to come here, where that is not the module's own name: ``xlxmert-features check``."""
+    """What the user has typed to come here, where that is not the module's own name: ``xlxmert-features check``. It
+    takes the place of ``prog``, in the examples too."""
 
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        settings |= {"prog": self.called} if self.called else {}
+        if self.called:
+            texts = {key: settings[key] for key in ("description", "epilog") if settings.get(key)}
+            settings |= {key: text.replace(settings["prog"], self.called) for key, text in texts.items()}
+            settings["prog"] = self.called
         super().__init__(allow_abbrev=settings.pop("allow_abbrev", True), **settings)
 
     def error(self, message: str) -> NoReturn:
@@ -54,9 +58,18 @@ class Parser(argparse.ArgumentParser):
             close = meant(unknown[1].partition("=")[0], flags)
             message = f"no flag {unknown[1]}" + (f"; did you mean {close}?" if close else "")
         elif unknown:  # a shell makes several words of one
-            message = f"unexpected {unknown[1]}: quote a name with blanks, and a series ('cc3m/{{00000..00331}}.tar')"
+            message = (
+                f"unexpected {unknown[1]}: values stand after their flags; quote a name with blanks, and a series "
+                "('cc3m/{00000..00331}.tar')"
+            )
         print(f"{self.prog}: error: {message} (see --help)", file=sys.stderr)
         sys.exit(EXIT_USAGE)
+
+
+def typed(command: str) -> str:
+    """What is typed for another command about feature files, in the way that this one was called."""
+    program = Parser.called.partition(" ")[0] or "python -m feature_extraction"
+    return f"{program} {command}"
 
 
 def positive(text: str) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from . import catalog, machine, places
-from .arguments import Parser, positive, share
+from .arguments import Parser, positive, share, typed
 from .catalog import DataSet
 from .config import (
     DECODERS,
@@ -31,19 +31,20 @@ from .config import (
     Grid,
     Spec,
 )
-from .errors import ImageFolderError, KitError, UnknownName
+from .errors import ImageFolderError, KitError, UnknownName, reason_of
 from .flags import add_spec_flags, kinds, parse, specs_of
 from .images.address import is_address
-from .names import printable
-from .terminal import signals_to
+from .names import counted, printable
+from .terminal import exit_code_of, signals_to
 
 if TYPE_CHECKING:
     from .pipeline import Report
     from .storage.check import Finding
 
 EPILOG: Final = (
-    "Interrupted runs resume with the same command. Several GPUs: torchrun --nproc-per-node N SCRIPT ...\n"
-    "Exit codes: 0 all images; 3 some failed (see the .report.json beside the output); 1 nothing done; 2 usage."
+    "Interrupted runs resume with the same command. Several GPUs: torchrun --nproc-per-node N {program} ...\n"
+    "Exit codes: 0 all images; 1 nothing done; 2 usage; 3 some failed (see the .report.json beside the output);\n"
+    "130 interrupted, 143 terminated."
 )
 SEVERITY: Final = (EXIT_ALL, EXIT_SOME_FAILED, EXIT_NOTHING)
 """Exit codes of several files, the worst last."""
@@ -101,7 +102,7 @@ def configs_for(
     parser = Parser(
         prog=script,
         description=f"Extract {kind.removesuffix('es')} features of {data.title} with the ResNeXt-152 Faster R-CNN.",
-        epilog=EPILOG,
+        epilog=EPILOG.format(program="SCRIPT"),
     )
     parser.add_argument(f"--{data.root_flag}", dest="root", type=Path, help=f"root folder ({data.default_root})")
     if data.split_names:
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m feature_extraction",
         description="Extract grid or box features of a data set of the catalogue or of any images.\n"
         f"Further commands, each with its own --help: {', '.join(COMMANDS)}.",
-        epilog=EPILOG,
+        epilog=EPILOG.format(program="-m feature_extraction"),
     )
     parser.add_argument(
         "--dataset", choices=list(catalog.DATA_SETS), help="with --root and, where it has some, --split"
@@ -202,13 +203,15 @@ def execute(configs: Sequence[ExtractConfig]) -> int:
         if summary.results > 1:
             say(summary.line())
         if made:
-            files = shlex.quote(str(made[0])) if len(made) == 1 else f"{shlex.quote(str(made[0].parent))}/*.h5"
+            files = (
+                shlex.join(map(str, made)) if len(made) <= len(configs) else f"{shlex.quote(str(made[0].parent))}/*.h5"
+            )
             then = (
                 f", or {places.to_type('kmeans')} once the grids are there"
                 if configs[0].dataset in catalog.DATA_SETS
                 else ""
             )
-            say(f"next: python -m feature_extraction check {files}{then}")
+            say(f"next: {typed('check')} {files}{then}")
         return 128 + by[0] if by and summary.exit_code == EXIT_NOTHING else summary.exit_code
     return EXIT_NOTHING
 
@@ -232,11 +235,14 @@ def say(line: str) -> None:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Around a command: errors that a user can mend are printed in one paragraph, not raised."""
+    """Around a command: errors that a user can mend are printed in one paragraph, not raised; a command line that is
+    wrong, wherever that is seen, ends it as the parser would."""
     try:
         yield
     except KitError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
+        if (code := exit_code_of(error)) != EXIT_NOTHING:
+            raise SystemExit(code) from error
     except MemoryError as error:
         print(f"error: out of memory ({error}): take a smaller --batch_size or fewer --workers", file=sys.stderr)
     except RuntimeError as error:
@@ -245,7 +251,7 @@ def explained() -> Iterator[None]:
         print(f"error: out of memory ({error}): take a smaller --batch_size or fewer --workers", file=sys.stderr)
     except OSError as error:
         kept = "What was computed is kept; mend the cause and run the same command again"
-        print(f"error: {printable(str(error))}. {kept}", file=sys.stderr)
+        print(f"error: {printable(reason_of(error))}. {kept}", file=sys.stderr)
 
 
 @contextmanager
@@ -280,7 +286,7 @@ def _print_report(report: Report) -> None:
     of_published = f" of the {report.published:,} of the published split" if report.published else ""
     synthetic = ", SYNTHETIC weights" if report.synthetic else ""
     say(
-        f"{report.output}: features of {outcome.images:,} images{of_published}, {len(outcome.failed)} failed{synthetic}"
+        f"{report.output}: features of {counted(outcome.images)}{of_published}, {len(outcome.failed)} failed{synthetic}"
     )
     if outcome.dropped:
         say(f"  {len(outcome.dropped):,} images are no longer in the folder and were dropped: {_some(outcome.dropped)}")
@@ -289,7 +295,7 @@ def _print_report(report: Report) -> None:
     if outcome.failed:
         from .storage.store import report_path
 
-        say(f"  all {len(outcome.failed)} with their reasons: {report_path(report.output)}")
+        say(f"  every one with its reason: {report_path(report.output)}")
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:
@@ -301,7 +307,7 @@ def check(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="python -m feature_extraction check",
         description="Read finished feature files bit by bit: flipped bits, missing images, unfinished sets.",
-        epilog="Exit codes: 0 all sound; 1 something is wrong.",
+        epilog="Exit codes: 0 all sound; 1 something is wrong; 2 usage.",
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.h5")
     args = parser.parse_args(argv)
@@ -331,6 +337,7 @@ def assemble(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="python -m feature_extraction assemble",
         description="Write a feature file from what its shares have computed, and say what is missing.",
+        epilog="Exit codes: 0 all images; 1 not written; 2 usage; 3 written, and some images failed.",
     )
     parser.add_argument("output", type=Path, metavar="OUTPUT.h5")
     args = parser.parse_args(argv)
@@ -338,8 +345,8 @@ def assemble(argv: Sequence[str]) -> int:
         from .storage.by_hand import assemble_by_hand
 
         outcome = assemble_by_hand(args.output)
-        say(f"{args.output}: features of {outcome.images:,} images, {len(outcome.failed)} failed")
-        return 0
+        say(f"{args.output}: features of {counted(outcome.images)}, {len(outcome.failed)} failed")
+        return EXIT_SOME_FAILED if outcome.failed else EXIT_ALL
     return EXIT_NOTHING
 
 

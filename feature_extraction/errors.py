@@ -19,6 +19,8 @@ Python programmer expects of them. Standard library only.
 
 from __future__ import annotations
 
+import os
+
 
 class KitError(Exception):
     """The base of all errors that a user can mend."""
@@ -66,3 +68,13 @@ class VocabularyError(KitError):
 
 class DownloadError(KitError):
     """A file that could not be fetched, is not what was promised, or could not be unpacked."""
+
+
+def reason(error: BaseException) -> str:
+    """Why, in one line, behind a message that names the file: of a failing system call the system's words alone."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+
+
+def reason_of(error: OSError) -> str:
+    """The same with the file, where the error knows one: ``FILE: No space left on device``."""
+    return f"{os.fsdecode(error.filename)}: {reason(error)}" if error.filename else reason(error)

@@ -84,7 +84,10 @@ class ComputeGrid:
 
     def features(self, detector: Detector, images: Tensor, batch: Sequence[NetworkInput]) -> list[Arrays | ImageError]:
         size = self.spec.grid_size
-        cells = grid_cells(images.shape[2], images.shape[3], size)
+        try:
+            cells = grid_cells(images.shape[2], images.shape[3], size)
+        except ImageError as error:  # of these images, which have one size; others may be wide enough
+            return [error for _ in batch]
         fc6 = detector.region_features(images, [cells] * len(batch)).cpu()
         return [{"features": f} for f in fc6.reshape(len(batch), size, size, -1).numpy()]
 

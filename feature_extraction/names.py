@@ -36,6 +36,11 @@ def printable(name: str | bytes | os.PathLike[str]) -> str:
     return text if text.isprintable() else "".join(map(_shown, text))
 
 
+def counted(images: int) -> str:
+    """``1 image``, ``82,783 images``."""
+    return "1 image" if images == 1 else f"{images:,} images"
+
+
 def json_printable(text: str) -> str:
     """JSON text of the same meaning that moves nothing on a terminal: what ``printable`` would hide is written as an
     escape of JSON's own, so that names read back are the names."""

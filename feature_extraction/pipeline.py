@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 
 from . import catalog, machine
 from .config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, ExtractConfig
-from .errors import StoreError, UsageError
+from .detector.files import find_checkpoint
+from .errors import StoreError, UsageError, reason_of
 from .images.address import Origin, is_tar, shown
 from .images.listed import Failure, ListedImage, Listing
 from .images.sources import list_source
+from .names import counted
 from .storage.assemble import Outcome
 from .storage.output import Output
 from .storage.source import FileStamp
@@ -134,8 +136,8 @@ def extract_together(
     except OSError as error:
         outputs_at = ", ".join(str(config.output) for config in configs)
         raise StoreError(
-            f"{error}. Every image computed so far is kept beside {outputs_at}; mend the cause and run the same "
-            "command again"
+            f"{reason_of(error)}. Every image computed so far is kept beside {outputs_at}; mend the cause and run the "
+            "same command again"
         ) from error
 
 
@@ -170,6 +172,8 @@ def prepare(
     for one in configs:
         if one.output.suffix != ".h5":
             raise UsageError(f"--output {one.output}: expected a file name that ends in .h5")
+    if detector is None:
+        find_checkpoint(config.checkpoint_dir)
     say(f"reading the names in {shown(config.images)}")
     listing = list_source(
         config.images, config.pattern, config.recursive, scratch=_scratch(config.images, config.output.parent), say=say
@@ -219,7 +223,7 @@ def missing(prepared: Prepared, output: Output, say: Say) -> set[str]:
                 replaced += known
     beside = f", {listing.ignored:,} other members" if listing.ignored else ""
     say(
-        f"{mine:,} images in {shown(config.images)}"
+        f"{counted(mine)} in {shown(config.images)}"
         + (f", share {prepared.index + 1} of {prepared.count}" if prepared.count > 1 else "")
         + f" ({len(listing.failures):,} files passed over{beside}), {mine - len(todo):,} done before -> {config.output}"
     )

@@ -44,6 +44,12 @@ def to_type(*targets: str) -> str:
     return " && ".join(f"xlxmert-features {_installed(target)}" for target in targets)
 
 
+def to_give(flag: str, variable: str) -> str:
+    """How a user gives a setting to what ``to_type`` says: as a variable of the Makefile (``READER=FOLDER``); of an
+    installed kit as a flag (``--checkout FOLDER``)."""
+    return flag if IS_INSTALLED else variable
+
+
 def _installed(target: str) -> str:
     command, *words = target.split("-")
     if command == "download":

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from .names import counted
+
 SECONDS_BETWEEN_LINES = 60.0
 """Where there is no terminal: one line a minute."""
 
@@ -87,7 +89,7 @@ class Progress:
         """Seconds per stage, for the end of a run."""
         wall = time.monotonic() - self._start
         spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.clock.seconds.items())
-        return f"{self.now:,} images in {_duration(wall)} ({self.rate:.2f} images/s): {spent}"
+        return f"{counted(self.now)} in {_duration(wall)} ({self.rate:.2f} images/s): {spent}"
 
 
 def _duration(seconds: float) -> str:

@@ -19,6 +19,7 @@ from . import machine
 from .config import EXIT_ALL, EXIT_NOTHING, EXIT_SOME_FAILED, ExtractConfig
 from .errors import ImageFolderError, KitError, StoreError, UsageError
 from .images.address import Origin, expand, file_name, is_address, is_tar, shown
+from .names import counted
 from .pipeline import Report, Say, extract_together, process_share, said_once
 from .storage.assemble import Outcome
 from .storage.store import open_features, provenance, work_dir
@@ -74,7 +75,7 @@ class Summary:
         files, some = self.results - len(self.refused), ", ".join(self.refused[:MOST_NAMED])
         more = ", ..." if len(self.refused) > MOST_NAMED else ""
         refused = f"; no file of {len(self.refused):,} tars: {some}{more}" if self.refused else ""
-        return f"in all {files:,} files, features of {self.images:,} images, {self.failed:,} failed{refused}"
+        return f"in all {files:,} files, features of {counted(self.images)}, {self.failed:,} failed{refused}"
 
 
 def outputs(configs: Sequence[ExtractConfig]) -> list[list[ExtractConfig]]:

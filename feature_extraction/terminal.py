@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Final, NoReturn
 
-from .config import EXIT_NOTHING
+from .config import EXIT_NOTHING, EXIT_USAGE
+from .errors import UsageError
 from .places import CHECKOUT, IS_CHECKOUT
 
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
@@ -26,6 +27,11 @@ PACKAGES: Final = {
     "cv2": "opencv-python-headless", "faiss": "faiss-cpu", "PIL": "pillow", "skimage": "scikit-image", "yaml": "PyYAML"
 }  # fmt: skip
 """What is imported -> what pip calls it, where these differ."""
+
+
+def exit_code_of(error: Exception) -> int:
+    """Of a command that ends with this error: ``EXIT_USAGE`` where the command line is wrong, wherever that is seen."""
+    return EXIT_USAGE if isinstance(error, UsageError) else EXIT_NOTHING
 
 
 def run_main(main: Callable[[], int]) -> NoReturn:

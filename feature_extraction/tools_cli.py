@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .arguments import Parser, positive
 from .cli import explained, say, stopped_by_signals
-from .config import EXIT_NOTHING
+from .config import EXIT_ALL, EXIT_NOTHING
 from .errors import UsageError
 from .exports.spec import DTYPES, FORMATS, KEYS, ExportConfig, Row
 from .exports.spec import check as check_export
-from .names import json_printable
+from .names import counted, json_printable
 
 if TYPE_CHECKING:
     from .storage.derive import Made, Tell
 
 
-def _parser(command: str, description: str, epilog: str = "") -> Parser:
+def _parser(command: str, description: str, epilog: str) -> Parser:
     return Parser(prog=f"python -m feature_extraction {command}", description=description, epilog=epilog)
 
 
@@ -79,7 +79,7 @@ def export(argv: Sequence[str]) -> int:
             f", {done.written / 1e6 / max(done.seconds, 1e-9):,.0f} MB/s" if done.seconds >= 1 and done.written else ""
         )
         how = "was there already" if done.already else f"read back and equal, {done.seconds:.1f} s{rate}"
-        say(f"{config.output}: {done.images:,} images, {done.size / 1e6:,.1f} MB, {how}")
+        say(f"{config.output}: {counted(done.images)}, {done.size / 1e6:,.1f} MB, {how}")
         for note in done.notes:
             say(f"  {note}")
         return 0
@@ -114,30 +114,39 @@ def _deriving(run: Callable[[Tell], int]) -> int:
 
 def info(argv: Sequence[str]) -> int:
     """``python -m feature_extraction info``."""
-    parser = _parser("info", "What feature files hold and what made them, without reading their features.")
+    parser = _parser(
+        "info",
+        "What feature files hold and what made them, without reading their features.",
+        "Exit codes: 0 all are told; 1 one cannot be read; 2 usage.",
+    )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.h5")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="a line of JSON for each file")
     how.add_argument("--ids", action="store_true", help="the ids of all images, one a line: a list for subset, export")
     args = parser.parse_args(argv)
-    with explained():
-        from .storage.info import describe
-        from .storage.store import image_ids, open_features
+    told = 0
+    for path in args.files:
+        with explained():  # the others are told whatever one is
+            _tell_of(path, ids=args.ids, as_json=args.json)
+            told += 1
+    return EXIT_ALL if told == len(args.files) else EXIT_NOTHING
 
-        for path in args.files:
-            if args.ids:
-                with open_features(path) as file:
-                    print("\n".join(image_ids(file)))
-            elif args.json:
-                print(json_printable(json.dumps(describe(path), ensure_ascii=False)))
-            else:
-                _print_info(path, describe(path))
-        return 0
-    return EXIT_NOTHING
+
+def _tell_of(path: Path, *, ids: bool, as_json: bool) -> None:
+    from .storage.info import describe
+    from .storage.store import image_ids, open_features
+
+    if ids:
+        with open_features(path) as file:
+            print("\n".join(image_ids(file)))
+    elif as_json:
+        print(json_printable(json.dumps(describe(path), ensure_ascii=False)))
+    else:
+        _print_info(path, describe(path))
 
 
 def _print_info(path: Path, found: dict[str, Any]) -> None:
-    say(f"{path}: {found['images']:,} images, {found['bytes'] / 1e6:,.1f} MB, {found['first']} to {found['last']}")
+    say(f"{path}: {counted(found['images'])}, {found['bytes'] / 1e6:,.1f} MB, {found['first']} to {found['last']}")
     for name, array in found["arrays"].items():
         stored = f", compressed to {array['stored'] / array['bytes']:.0%}" if "stored" in array else ""
         say(f"  {name:12} {array['dtype']:8} {tuple(array['shape'])}{stored}")
@@ -251,5 +260,5 @@ def _made(*files: Made) -> int:
     for one in files:
         size = one.path.stat().st_size / 1e6
         how = "was there already" if one.already else "read back and equal"
-        say(f"{one.path}: {one.images:,} images, {size:,.1f} MB, {how}")
+        say(f"{one.path}: {counted(one.images)}, {size:,.1f} MB, {how}")
     return 0

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from feature_extraction import catalog, machine
 from feature_extraction.arguments import Parser, positive
+from feature_extraction.config import EXIT_NOTHING
 from feature_extraction.errors import KitError
 from feature_extraction.names import printable
 from feature_extraction.places import to_type
+from feature_extraction.terminal import exit_code_of
 
 from .options import ASSIGNMENTS, DEVICES, Options
 
@@ -23,9 +25,10 @@ if TYPE_CHECKING:
 
 EPILOG: Final = (
     "SRC, TGT: {names}, or the path of an .h5 file.\n"
-    "Interrupted runs go on with the same command. Several processes: torchrun --nproc-per-node N run_kmeans.py ...\n"
-    "Exit codes: 0 all done; 1 an error that can be mended, told in one line; 2 usage; 130 interrupted."
+    "Interrupted runs go on with the same command. Several processes: torchrun --nproc-per-node N {program} ...\n"
 )
+EXIT_CODES: Final = "Exit codes: 0 all done; 1 an error that can be mended, told in one line; 2 usage; 130 interrupted."
+CLUSTERING: Final = "Cluster grid features into the visual vocabulary and assign every grid cell to its nearest word."
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -43,13 +46,11 @@ class ConsoleReporter:
         print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "run_kmeans.py", description: str = CLUSTERING, exit_codes: str = EXIT_CODES) -> Parser:
+    """The flags of run_kmeans.py, which ``paper_vocabulary`` takes too."""
     default = Options()
-    parser = Parser(
-        prog="run_kmeans.py",
-        description="Cluster grid features into the visual vocabulary and assign every grid cell to its nearest word.",
-        epilog=EPILOG.format(names=", ".join(catalog.kmeans_sources())),
-    )
+    names, program = ", ".join(catalog.kmeans_sources()), "-m kmeans" if Parser.called else "run_kmeans.py"
+    parser = Parser(prog=prog, description=description, epilog=EPILOG.format(names=names, program=program) + exit_codes)
     add = parser.add_argument_group("published flags").add_argument
     add("--src", default=default.src, help="features to cluster (%(default)s)")
     add("--tgt", nargs="+", default=list(default.tgt), help="features to assign (mscoco_train)")
@@ -68,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     add("--datasets_dir", type=Path, metavar="DIR",
         help="folder of COCO, VG, ... and the results (../datasets/, or the checkout's)")  # fmt: skip
     add("--assign_only", action="store_true", help="use the centroids that are there; do not train")
-    add("--verbose", type=boolean, default=default.verbose, metavar="true|false", help="tell progress (%(default)s)")
+    add("--verbose", type=boolean, default=default.verbose, metavar="true|false", help="tell progress (true)")
     add = parser.add_argument_group("further flags").add_argument
     add("--memory", type=gigabytes, metavar="GB",
         help="memory of each process (most of what is free); the rest goes to disk")  # fmt: skip
@@ -149,7 +150,7 @@ def guarded(work: Callable[[], int], interrupted: str = "the same command goes o
     try:
         return work()
     except KitError as error:
-        return failed(str(error))
+        return failed(str(error), exit_code_of(error))
     except OSError as error:
         return failed(told(error))
     except MemoryError as error:
@@ -204,6 +205,6 @@ def told(error: OSError) -> str:
     return f"{what}: what was finished stays, the same command goes on"
 
 
-def failed(text: str) -> int:
+def failed(text: str, code: int = EXIT_NOTHING) -> int:
     print(f"error: {printable(' '.join(text.split()))}", file=sys.stderr)
-    return 1
+    return code

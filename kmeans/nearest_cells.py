@@ -21,7 +21,7 @@ from feature_extraction.storage.bounded import load_npz
 from .blocks import Indices, Rows
 from .nearest import pair_distances
 from .partial import Frame
-from .results import DIGEST, are_texts, published, reading
+from .results import ASSIGN, DIGEST, are_texts, published, reading
 from .vectors import FeatureFile
 
 KEPT: Final = 12
@@ -114,7 +114,7 @@ class NearestCells:
 
 def load(path: Path, target: str, k: int) -> NearestCells:
     """Read what ``save`` wrote. Raises VocabularyError for anything else."""
-    with reading(path, "an .npz file of nearest cells", "run run_kmeans.py with this target"):
+    with reading(path, "an .npz file of nearest cells", ASSIGN):
         arrays = load_npz(path, ("image_ids", "image", "cell", "distance", DIGEST))
         for name, kind in (("image", "i"), ("cell", "i"), ("distance", "f")):
             if arrays[name].shape != (k, KEPT) or arrays[name].dtype.kind != kind:

@@ -75,7 +75,7 @@ def feature_path(name: str, options: Options) -> Path:
     known = catalog.kmeans_sources()
     if name not in known:
         raise UnknownName(
-            f"no feature file is called {name!r}; {nearest(name, list(known))}; or give the path of an .h5 file"
+            f"no feature file is called {name!r}, and it is no path of an .h5 file; {nearest(name, list(known))}"
         )
     data_set, split = known[name]
     suffix = Grid(grid_size=options.grid_size, imsize=options.imsize).suffix

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from feature_extraction.errors import VocabularyError
-from feature_extraction.storage import files
+from feature_extraction.storage import files, store
 
 from . import former, nearest, results
 from .assign import Assignment
@@ -42,6 +42,7 @@ def run(options: Options, report: Reporter | None = None) -> Outcome:
     Raises KitError (StoreError, VocabularyError, UsageError, ...) or OSError, before the long work where it can be
     known then. Whatever was finished stays, and the same call goes on after it.
     """
+    refuse_missing(options)
     with ExitStack() as stack:
         comm = stack.enter_context(connected())
         setting = prepare(options, comm, report if report is not None and comm.rank == 0 else Silent())
@@ -57,6 +58,14 @@ def run(options: Options, report: Reporter | None = None) -> Outcome:
         names = setting.names
         made = {target: names.image_clusters(target) for target in targets}
         return Outcome(centroids=names.centroids, targets=made, rank=comm.rank)
+
+
+def refuse_missing(options: Options) -> None:
+    """Before a folder is made or a large file looked through: are all feature files there? Raises StoreError."""
+    source = [] if options.assign_only else [feature_path(options.src, options)]
+    for path in [*source, *target_files(options).values()]:
+        if not path.exists():
+            store.open_features(path)  # says what is there instead
 
 
 def prepare(options: Options, comm: Communicator, report: Reporter) -> Setting:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_extraction.errors import VocabularyError
+from feature_extraction.places import to_type
 from feature_extraction.storage import files
 from feature_extraction.storage.bounded import load_npy, load_npz, read_json
 
@@ -33,6 +34,11 @@ ALIAS: Final = "clustering"
 """Where X-LXMERT's pretraining and its sampler read the same files."""
 DIGEST: Final = "centroids_sha256"
 """In our ``.npz`` and in the statistics: the centroids that an index belongs to."""
+TRAIN: Final = (
+    f"{to_type('kmeans')} (without --assign_only) makes them, {to_type('paper-vocabulary')} takes the paper's"
+)
+ASSIGN: Final = f"assign this target again ({to_type('kmeans')})"
+"""What to do where centroids, or what was assigned to them, are not what they should be."""
 WORK: Final = ".work"
 
 
@@ -238,7 +244,7 @@ def link(path: Path) -> None:
 def load_image_clusters(path: Path) -> tuple[list[str], Indices, str]:
     """Image ids, clusters (images, rows per image) and the digest of the centroids ("" in files of earlier versions)
     from the ``.npz`` of ``save_image_clusters``. Raises VocabularyError."""
-    with reading(path, "an .npz file of image ids and clusters", "run run_kmeans.py with this target"):
+    with reading(path, "an .npz file of image ids and clusters", ASSIGN):
         arrays = load_npz(path, ("image_ids", "cluster_ids"), (DIGEST,))
         ids, clusters = arrays["image_ids"], arrays["cluster_ids"]
         if ids.ndim != 1 or not are_texts(ids) or clusters.dtype != np.int64 or clusters.shape[:1] != ids.shape:
@@ -283,7 +289,7 @@ def reading(path: Path, what: str, otherwise: str) -> Iterator[None]:
 
 def load_centroids(path: Path, k: int | None = None, d: int | None = None) -> Rows:
     """The centroids (k, d) in ``path``. Raises VocabularyError if they are missing or not what they should be."""
-    with reading(path, "a whole .npy file", "run without --assign_only first, or download the centroids"):
+    with reading(path, "a whole .npy file", TRAIN):
         mapped = load_npy(path, mmap=True)
     shape, dtype = mapped.shape, mapped.dtype
     if len(shape) != 2 or 0 in shape or (k is not None and k != shape[0]) or (d is not None and d != shape[1]):

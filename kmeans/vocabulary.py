@@ -19,7 +19,7 @@ from .nearest_cells import Cell, NearestCells
 BLOCK_ROWS: Final = 16_384
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Vocabulary:
     """k visual words of dimension d."""
 
@@ -27,9 +27,18 @@ class Vocabulary:
     """float32 (k, d)."""
     images: dict[str, dict[str, Indices]]
     """Target -> image id -> int64 (cells,)."""
-    cells: dict[str, NearestCells] = field(default_factory=dict, repr=False)
+    cells: dict[str, NearestCells] = field(default_factory=dict)
     """Target -> the cells nearest to each word."""
-    _search: nearest.NearestSearch | None = field(default=None, repr=False)
+    _search: nearest.NearestSearch | None = None
+
+    def __repr__(self) -> str:
+        k, d = self.centroids.shape
+        targets = ", ".join(f"{name} ({len(ids):,} images)" for name, ids in self.images.items())
+        return f"Vocabulary({k:,} words of {d} numbers; {targets or 'no targets'})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes (DataLoader's workers), each of which makes its own search when it first assigns."""
+        return {**vars(self), "_search": None}
 
     def ids(self, image_id: str, target: str | None = None) -> Indices:
         """The words of an image's cells, row major, int64 (cells,).
@@ -112,7 +121,7 @@ def load_vocabulary(
         if (made_with or _made_with(recorded if clusters is None else {}, digest, target)) != digest:
             raise VocabularyError(
                 f"{path} was made with other centroids than {centroids}, an earlier vocabulary of the same name:"
-                " run run_kmeans.py with this target again, or move the file away"
+                f" {results.ASSIGN}, or move the file away"
             )
         if values.size and not 0 <= values.min() <= values.max() < len(words):
             raise VocabularyError(f"{path} names clusters that {centroids} does not have")

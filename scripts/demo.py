@@ -1,6 +1,7 @@
 """Everything on a few photographs, on any machine, without a network: features of a small COCO and a small VG, a
 vocabulary of visual words over them, and a page to look at. The commands are the published ones; they are printed as
 they run.
+Exit codes: 0 done; 1 not, the reason in one line; 2 usage; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import Final
 
 from feature_extraction.arguments import Parser
 from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
-from feature_extraction.errors import KitError
+from feature_extraction.errors import KitError, reason_of
 from feature_extraction.names import printable
 from feature_extraction.places import CHECKOUT, PUBLISHED_CHECKPOINT, to_type
+from feature_extraction.storage.files import atomic_file
 from feature_extraction.terminal import run_main
 
 from .report.__main__ import write
@@ -47,7 +49,8 @@ def _save(name: str, path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        Image.fromarray(getattr(skimage.data, name)()).save(path, quality=95)
+        with atomic_file(path) as file:
+            Image.fromarray(getattr(skimage.data, name)()).save(file, "JPEG", quality=95)
 
 
 def checkpoint(output: Path) -> Path:
@@ -153,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("stopped: the same command goes on there")
         return 128 + signal.SIGINT
     except (KitError, OSError) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print(f"error: {printable(reason_of(error) if isinstance(error, OSError) else str(error))}", file=sys.stderr)
         return EXIT_NOTHING
     except subprocess.CalledProcessError as error:
         print(f"error: {error.cmd[0]} ended with {error.returncode}: what is above says why", file=sys.stderr)

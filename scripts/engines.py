@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from feature_extraction.compare import Difference, Tolerance, compare_rows, out_of_tolerance
+from feature_extraction.compare import compare_rows, out_of_tolerance
 from feature_extraction.config import SPECS
 from feature_extraction.detector.build import Detector
 from feature_extraction.errors import ImageError
@@ -15,6 +15,7 @@ from feature_extraction.features import Arrays, Computation, NetworkInput, compu
 from feature_extraction.images.decode import read_image
 from feature_extraction.names import printable
 from feature_extraction.progress import Clock
+from feature_extraction.tolerance import Difference, Tolerance
 
 
 @dataclass

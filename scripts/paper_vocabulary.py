@@ -1,11 +1,11 @@
-"""The paper's visual vocabulary: ``make paper-vocabulary``.
+"""The paper's visual vocabulary.
 
     python -m scripts.paper_vocabulary --tgt mscoco_train mscoco valid vg
 
-X-LXMERT's published weights (Epoch20_LXRT.pth, ``make download-pretrained``) hold the centroids they were trained with.
+X-LXMERT's published weights (Epoch20_LXRT.pth) hold the centroids they were trained with.
 They are read without running anything that is in the file, checked, written under the published name, where X-LXMERT's
 programs look for them, and every target is assigned to them. A vocabulary that is there under that name stays unless
-``--force`` is given, and even then it is kept whole beside the new one.
+--force is given, and even then it is kept whole beside the new one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from feature_extraction import catalog
-from feature_extraction.arguments import Parser
 from feature_extraction.config import EXIT_ALL, EXIT_SOME_FAILED
 from feature_extraction.errors import CheckpointError
 from feature_extraction.names import printable
@@ -36,6 +35,10 @@ NAME: Final = "vis_emb.weight"
 FETCH: Final = "download-pretrained"
 DEEPEST: Final = 4
 """Dictionaries inside one another that are looked into."""
+EXIT_CODES: Final = (
+    "Exit codes: 0 all done; 1 nothing, with the reason in one line; 2 usage; 3 the centroids are there, and some\n"
+    "target's feature file is not; 130 interrupted."
+)
 Shape = tuple[int | None, int]
 """Words and numbers of each; None: any number of words."""
 MOST_NAMED: Final = 400
@@ -55,7 +58,8 @@ def centroids_in(path: Path, shape: Shape, tensor: str | None = None) -> tuple[R
     from feature_extraction.detector.checkpoint import read_document
 
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist: {to_type(FETCH)} fetches it, --weights names another file")
+        there = "is no file" if path.exists() else "does not exist"
+        raise CheckpointError(f"{path} {there}: {to_type(FETCH)} fetches it, --weights names another file")
     tensors = named_tensors(read_document(path, FETCH))
     name = tensor if tensor is not None else _only_candidate(path, tensors, shape)
     if name not in tensors:
@@ -148,12 +152,7 @@ def _named(tensors: Mapping[str, Tensor]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Those of run_kmeans.py, and where the centroids come from."""
-    parser = cli.parser()
-    parser.prog, parser.description = Parser.called or "python -m scripts.paper_vocabulary", __doc__
-    parser.epilog = (
-        "Exit codes: 0 all done; 1 nothing, with the reason in one line; 2 usage; 3 the centroids are there, and some "
-        "target's feature file is not; 130 interrupted."
-    )
+    parser = cli.parser("python -m scripts.paper_vocabulary", __doc__, EXIT_CODES)
     add = parser.add_argument_group("where the centroids come from").add_argument
     add("--weights", type=Path, help=f"X-LXMERT's weights (x-lxmert/{default_weights(Path()).name} in the data folder)")
     add("--tensor", metavar="NAME", help=f"which tensor (NAME ending in {NAME}, or the only one of that shape)")

@@ -1,10 +1,11 @@
-"""Both engines on the same images: ``make parity``, in the gpu image, where the original detector is compiled.
+"""Both engines on the same images, in the gpu image, where the original detector is compiled.
 
     python -m scripts.parity --images FOLDER --checkpoint_dir FOLDER [--count 20] [--device cuda]
 
-Prints, per image and kind of features, the largest differences and the seconds of each engine; exits 1 if one is beyond
-its tolerance, which is what another correct float32 order of evaluation needs (tests/data): the same classes in the
-same order, boxes to 1e-2 pixel, features to 2e-4 of the largest.
+Prints, per image and kind of features, the largest differences and the seconds of each engine. The tolerance is
+what another correct float32 order of evaluation needs (tests/data): the same classes in the same order, boxes to 1e-2
+pixel, features to 2e-4 of the largest.
+Exit codes: 0 within it; 1 one is beyond it, or nothing could be compared; 2 usage; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from feature_extraction.arguments import Parser
-from feature_extraction.config import PRECISIONS
+from feature_extraction.config import EXIT_ALL, EXIT_NOTHING, PRECISIONS
 from feature_extraction.errors import KitError
 from feature_extraction.names import printable
-from feature_extraction.terminal import run_main
+from feature_extraction.terminal import exit_code_of, run_main
 
 SUFFIXES: Final = (".jpg", ".jpeg", ".png")
 
@@ -48,9 +49,9 @@ def compared_engines(args: argparse.Namespace, images: Sequence[Path]) -> tuple[
     """(compared, out of tolerance) of these images. Raises KitError."""
     import torch
 
-    from feature_extraction.compare import SAME_NETWORK, Tolerance
     from feature_extraction.detector.build import choose_device, device_name, load_detector
     from feature_extraction.detector.files import find_checkpoint
+    from feature_extraction.tolerance import SAME_NETWORK, Tolerance
 
     from .engines import compare_engines
 
@@ -68,14 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(argv)
     images = chosen(args.images, args.count)
     if not images:
-        print(f"parity: no {', '.join(SUFFIXES)} files below {printable(args.images)}", file=sys.stderr)
-        return 1
+        print(f"error: no {', '.join(SUFFIXES)} files below {printable(args.images)}", file=sys.stderr)
+        return EXIT_NOTHING
     try:
         compared, wrong = compared_engines(args, images)
     except (KitError, ValueError) as error:
-        print(f"parity: {error}", file=sys.stderr)
-        return 1
-    return 1 if wrong or not compared else 0
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return exit_code_of(error)
+    return EXIT_NOTHING if wrong or not compared else EXIT_ALL
 
 
 if __name__ == "__main__":

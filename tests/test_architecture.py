@@ -31,7 +31,8 @@ _FLOORS = """
     feature_extraction.images
     feature_extraction.class_names feature_extraction.drawing
     feature_extraction.given
-    feature_extraction.regions feature_extraction.progress feature_extraction.provenance feature_extraction.compare
+    feature_extraction.regions feature_extraction.progress feature_extraction.provenance feature_extraction.tolerance
+    feature_extraction.compare
     feature_extraction.features
     feature_extraction.loading feature_extraction.batching feature_extraction.writing
     feature_extraction.extract feature_extraction.streaming
@@ -219,22 +220,37 @@ def test_the_box_convention_is_written_once() -> None:
 
 
 def test_targets_of_the_makefile_are_named_in_one_place() -> None:
-    """An installed kit has no Makefile: ``places.to_type`` says the command that does the same. What only a checkout
-    can do is named as it is."""
+    """An installed kit has no Makefile: ``places.to_type`` says the command that does the same, ``to_give`` the
+    flag that is a variable there. What only a checkout can do is named as it is."""
     targets = re.findall(r"^([a-z][a-z-]*):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     checkout = re.compile(r"setup|demo|docker-|image-|slurm-|test|gpu-test|shell|help")
     others = "|".join(target for target in targets if not checkout.match(target))
-    named = re.compile(rf"\bmake ({others}|demo|extract-|download-)")
+    variables = "READER|BASE_URL|FOR|REMOTE|DATASETS|[A-Z]+_FLAGS"
+    named = re.compile(rf"\bmake ({others}|demo|extract-|download-)|\b({variables})=|\((BASE_URL|READER)\)")
     for path in CODE:
         if "launch" in path.parts or "dev" in path.parts:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+        told |= {id(arg) for node in ast.walk(tree) if _gives(node) for arg in ast.walk(node)}
         found = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in told]
         said = [node.value for node in found if isinstance(node.value, str) and named.search(node.value)]
         assert [text for text in said if "python -m" not in text] == [], path  # which says both ways
     for path in (ROOT / "scripts/report").glob("*.j2"):
         assert not named.search(path.read_text(encoding="utf-8")), path
+
+
+def _gives(node: ast.AST) -> bool:
+    """A call of ``places.to_give``, which says it both ways."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "to_give"
+
+
+def test_files_take_their_names_whole() -> None:
+    """By storage/files.py. What is written for a job or a test of the machine alone is made anew by the next one."""
+    for path in MODULES:
+        if path.parts[-2] in ("dev", "gpu_test") or path.name == "slurm.py":
+            continue
+        assert not re.search(r"\.write_(text|bytes)\(|\.save\(path\b", path.read_text(encoding="utf-8")), path
 
 
 def test_no_kind_is_asked_for_by_name() -> None:

@@ -97,6 +97,15 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
+def test_every_program_of_scripts_is_in_its_readme() -> None:
+    """But for parts of others: what ``make setup`` and ``make image-test`` run, which stand in their rows."""
+    told = (ROOT / "scripts/README.md").read_text(encoding="utf-8")
+    for path in (ROOT / "scripts").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+        part = module.startswith(("scripts.dev.image_", "scripts.launch.", "scripts.gpu_test."))
+        assert part or '__name__ == "__main__"' not in path.read_text(encoding="utf-8") or f"`{module}`" in told, module
+
+
 def test_every_link_of_every_readme_leads_somewhere() -> None:
     for path in [*READMES, *ROOT.glob("docs/*.md")]:
         for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", path.read_text()):

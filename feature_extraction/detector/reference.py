@@ -49,7 +49,8 @@ def _import_fork() -> SimpleNamespace:
         except (ImportError, AttributeError) as error:
             raise ReferenceMissing(
                 f"the reference engine needs {name} of {module} ({error}): the original detector, compiled "
-                "in the gpu image: make docker-build, then ENGINE=reference RUN=container; or use --engine native"
+                "in the gpu image, which a checkout builds (make docker-build, then ENGINE=reference RUN=container); "
+                "or use --engine native"
             ) from error
     return SimpleNamespace(**found)
 

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
-from ..errors import StoreError, UsageError
+from ..errors import StoreError
 from ..names import printable
 from ..storage import guard
 from .entries import Entry, Layout
@@ -87,10 +87,10 @@ class Format(ABC):
 
 
 def library(name: str) -> Any:
-    """A module that only exports need. Raises UsageError with the way to get it."""
+    """A module that only exports need. Raises StoreError with the way to get it."""
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != name.partition(".")[0]:
             raise
-        raise UsageError(f"this format needs {name}: pip install 'xlxmert-features[export]'") from error
+        raise StoreError(f"this format needs {name}: pip install 'xlxmert-features[export]'") from error

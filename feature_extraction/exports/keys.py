@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from ..errors import StoreError, UsageError
+from ..errors import StoreError, UsageError, reason
 from ..names import printable
 from ..storage import guard
 from ..storage.bounded import read_bytes
@@ -29,7 +29,7 @@ def read_ids(path: Path) -> list[str]:
     try:
         lines = read_bytes(path, MOST_LIST).decode("utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}, the list of ids, cannot be read: {printable(str(error))}") from error
+        raise UsageError(f"{path}, the list of ids, cannot be read: {_why_no_list(error)}") from error
     ids = [line for line in (line.removesuffix("\r") for line in lines) if line]
     seen: set[str] = set()
     for image_id in ids:
@@ -39,6 +39,10 @@ def read_ids(path: Path) -> list[str]:
     if not ids:
         raise UsageError(f"{path} names no image: one id a line")
     return ids
+
+
+def _why_no_list(error: OSError | ValueError) -> str:
+    return "it is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else printable(reason(error))
 
 
 def keys_of(ids: Sequence[str], rule: Keys) -> list[str]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, BinaryIO, Final, TypeVar, cast
 
-from ..errors import ImageError, UsageError
+from ..errors import ImageError, ImageFolderError, UsageError
 from ..names import printable
 from .address import file_name, is_web, scheme_of, shown, without_secrets
 from .archive import version_of
@@ -41,7 +41,8 @@ class Place:
 
     @classmethod
     def at(cls, address: str) -> Place:
-        """Raises UsageError where fsspec, or what it needs for such an address, is not installed."""
+        """Raises ImageFolderError where fsspec, or what it needs for such an address, is not installed; UsageError for
+        what is no address."""
         return cls(address, *_file_system(address))
 
     @cached_property
@@ -146,7 +147,7 @@ class Place:
 
 
 def _file_system(address: str) -> tuple[Any, str]:
-    """What fsspec opens an address with, and its path there. Raises UsageError."""
+    """What fsspec opens an address with, and its path there. Raises UsageError, ImageFolderError."""
     scheme = scheme_of(address)
     if "::" in scheme or "::" in address.partition("://")[2]:
         raise UsageError(f"{shown(address)}: expected one address, not a chain of them")
@@ -162,7 +163,7 @@ def _file_system(address: str) -> tuple[Any, str]:
             settings["client_kwargs"] = {"timeout": timeout, "trust_env": True}  # proxies, as curl takes them
         fs, path = fsspec.core.url_to_fs(f"{scheme}://{address.partition('://')[2].rstrip()}", **settings)
     except ImportError as error:
-        raise UsageError(f"{scheme}:// needs {_what_to_install(error)}") from error
+        raise ImageFolderError(f"{scheme}:// needs {_what_to_install(error)}") from error
     except ValueError as error:
         reason = without_secrets(str(error))
         raise UsageError(f"{shown(address)} is nothing that can be opened: {reason}") from error

@@ -27,10 +27,8 @@ def assemble_by_hand(path: Path, *, say: Callable[[str], None] = lambda text: No
     folder = work_dir(path)
     shares.remove_leftovers(folder)
     if not folder.is_dir():
-        there = (
-            "is whole: there is nothing to assemble" if path.exists() else "does not exist, nor anything to make it of"
-        )
-        raise StoreError(f"{path} {there} ({folder} is not there)")
+        open_features(path).close()  # otherwise what it is instead is told
+        raise StoreError(f"{path} is whole: there is nothing to assemble ({folder} is not there)")
     with in_one_line(f"{path} cannot be assembled"), contextlib.ExitStack() as stack:
         journal = JournalWriter(folder, 0, 0)
         stack.callback(journal.close)

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import h5py
 
-from ..errors import KitError, StoreError
+from ..errors import KitError, StoreError, reason
 from . import files, guard, store
 from .assemble import read_back, write_features
 from .half import FEATURES_DTYPE, Loss
@@ -171,14 +171,14 @@ def read(file: h5py.File, image_id: str) -> tuple[Arrays, Source | None]:
 def _refuse_other_recipe(
     first: Path, made: Mapping[str, Any], path: Path, other: Mapping[str, Any], any_split: bool
 ) -> None:
-    for name in sorted({*made, *other} - NOTES):
+    for name in sorted({*made, *other} - NOTES, key=lambda name: (name != "kind", name)):  # which says most
         if (name in WHICH and any_split) or name.startswith(LOSS):
             continue
         if made.get(name) != other.get(name):
             way_out = "; if that is meant, --any_split" if name in WHICH else ""
             raise StoreError(
-                f"{first} and {path} are not of one recipe: {guard.shown(name)} is {made.get(name)!r} and "
-                f"{other.get(name)!r}{way_out}"
+                f"{first} and {path} are not of one recipe: {guard.shown(name)} is {made.get(name, 'not stated')!r} "
+                f"and {other.get(name, 'not stated')!r}{way_out}"
             )
 
 
@@ -240,7 +240,7 @@ def write_whole(
     except (OSError, RuntimeError, ValueError) as error:
         if isinstance(error, KitError):
             raise
-        raise StoreError(f"{output} cannot be written: {' '.join(str(error).split())}. Nothing was changed") from error
+        raise StoreError(f"{output} cannot be written: {reason(error)}. Nothing was changed") from error
 
 
 def _write(

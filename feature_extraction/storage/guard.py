@@ -118,7 +118,7 @@ def _look_before(path: Path) -> None:
 def no_hdf5(path: Path | str, begin: bytes) -> StoreError:
     page = begin.lstrip()[:1] == b"<" or begin[:8] == b"version "
     hint = " (a web page or a pointer to the real file)" if page else ""
-    return StoreError(f"{path} is not an HDF5 file; it begins with {shown(begin[:16])}{hint}: {MAKE_AGAIN}")
+    return StoreError(f"{path} is not an HDF5 file; it begins with {begin[:16]!r}{hint}: {MAKE_AGAIN}")
 
 
 def why_not(path: Path | str, said: str) -> StoreError:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import OPTION
-from ..errors import StoreError
+from ..errors import StoreError, reason
 from . import files, shares
 from .assemble import RATE, Assembly, Incomplete, Outcome
 from .bounded import read_json
@@ -336,5 +336,4 @@ def in_one_line(what: str, behind: str = "") -> Iterator[None]:
     except StoreError:
         raise
     except (OSError, MemoryError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise StoreError(f"{what}{': ' if what else ''}{said}{behind}") from error
+        raise StoreError(f"{what}{': ' if what else ''}{reason(error)}{behind}") from error

@@ -60,8 +60,7 @@ class ArrayReader:
     def look(self, image_id: str) -> tuple[str, dict[str, int], dict[str, int]]:
         """The image's layout as JSON (name -> [dtype, shape], by name), and the CRC-32 of each array, found and as it
         was written (empty if it does not say). Raises StoreError, OSError, and what HDF5 raises of a damaged file."""
-        group = h5g.open(self._file.id, image_id.encode())
-        guard.walkable(self._file, group, f"image {guard.shown(image_id)}")
+        group = guard.image_group(self._file, image_id)
         layout: dict[str, Described] = {}
         sums: dict[str, int] = {}
         for name in guard.hard_links(self._file, group, f"image {guard.shown(image_id)}"):

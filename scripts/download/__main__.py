@@ -11,7 +11,7 @@
 Several files come at once; each is verified before it appears under its name. SHA-256 sums are recorded in
 downloads.lock.json when a file is first seen, and demanded from then on. Needs curl; no Python packages.
 Exit codes: 0 everything is there (NLVR2's images, which take a form, only where they are named), 1 something is not
-(each reason is printed), 2 wrong usage, 130 stopped.
+(each reason is printed), 2 usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from feature_extraction import catalog
 from feature_extraction.arguments import Parser, choose
 from feature_extraction.errors import DownloadError, UsageError
 from feature_extraction.names import printable
-from feature_extraction.places import IS_CHECKOUT, PUBLISHED_CHECKPOINT, WORK, to_type
+from feature_extraction.places import IS_CHECKOUT, PUBLISHED_CHECKPOINT, WORK, to_give, to_type
 from feature_extraction.terminal import run_main, signals_to
 
 from .ensure import ensure
@@ -128,7 +128,7 @@ def sizes_and_room(downloads: Sequence[Download], run: Run, jobs: int) -> int | 
         if bytes_needed > (free := room(where[device])):
             raise DownloadError(
                 f"{bytes_needed / 1e9:.1f} GB are needed in {printable(where[device])}, {free / 1e9:.1f} GB are free: "
-                "make room, or choose another folder: DATASETS=folder"
+                "make room, or choose another folder: " + to_give("--datasets FOLDER", "DATASETS=folder")
             )
     sizes = [version.size for version, _ in answers]
     return None if None in sizes else sum(size or 0 for size in sizes)

@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 from feature_extraction.errors import DownloadError
 from feature_extraction.images.address import shown
 from feature_extraction.names import printable
+from feature_extraction.places import to_give
 
 from .curl import FINAL_EXITS, HTTP_ERROR, Answer, Outcome, Request, Timeouts
 from .documents import not_a_document
@@ -35,7 +36,7 @@ from .version import Version
 
 FINAL_STATUS: Final = (400, 401, 403, 404, 405, 406, 410, 451)
 """HTTP answers that another try will not change."""
-ELSEWHERE: Final = "try later, or another source: BASE_URL=mirror or folder"
+ELSEWHERE: Final = f"try later, or another source: {to_give('--base-url ADDRESS|FOLDER', 'BASE_URL=mirror or folder')}"
 
 
 class Contradiction(Exception):

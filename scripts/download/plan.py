@@ -10,6 +10,7 @@ from typing import Any, Final
 from feature_extraction import catalog
 from feature_extraction.errors import DownloadError
 from feature_extraction.names import printable
+from feature_extraction.places import to_give, to_type
 
 from .annotations import ANNOTATIONS
 from .fetch import Download
@@ -29,8 +30,7 @@ page at https://lil.nlp.cornell.edu/nlvr/ links to. With the link that comes by 
   1. download train_img.zip, dev_img.zip and test1_img.zip and unpack them
   2. bring the PNG files below {images}/train, {images}/dev and {images}/test1 (sub-folders are fine),
      or leave them where they are, in folders train, dev and test1, and say where:
-     make download-images-nlvr2 DOWNLOAD_FLAGS="--nlvr2 FOLDER"
-     (or python -m scripts.download images nlvr2 --nlvr2 FOLDER)"""
+     {command}"""
 
 
 def address(url: str, names: Sequence[str], base_url: str | None) -> str:
@@ -78,6 +78,11 @@ class Plan:
 
     def _images(self, data: catalog.DataSet) -> Iterator[Download]:
         root = self.args.datasets / data.folder
+        if data.name not in catalog.IMAGE_ARCHIVE_URLS:
+            raise DownloadError(
+                f"{data.title}: no address of its images is known (catalog.IMAGE_ARCHIVE_URLS); bring them to "
+                f"{printable(root / 'images')}"
+            )
         for url in catalog.IMAGE_ARCHIVE_URLS[data.name]:
             key = f"{data.folder}/{url.rpartition('/')[2]}"
             top, below = UNPACKED[key]
@@ -111,5 +116,7 @@ def nlvr2(datasets: Path, given: Path | None) -> str | None:
         print(f"nlvr2 {split.name}: {found} of {split.images} images in {printable(images / split.folder)}")
         if found < split.images:
             lacking.append(f"{split.name}: {found} of {split.images}")
-    help_text = NLVR2_HELP.format(images=printable(images))
+    where = to_give("--nlvr2 FOLDER", 'DOWNLOAD_FLAGS="--nlvr2 FOLDER"')
+    command = f"{to_type('download-images-nlvr2')} {where}"
+    help_text = NLVR2_HELP.format(images=printable(images), command=command)
     return f"nlvr2: images are lacking ({'; '.join(lacking)})\n{help_text}" if lacking else None

@@ -13,7 +13,9 @@ from typing import Any, Final
 
 from feature_extraction.errors import DownloadError
 from feature_extraction.names import printable
+from feature_extraction.places import to_give
 
+GIVEN: Final = to_give("--base-url", "BASE_URL")
 STRONG_ETAG: Final = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
 KEYS: Final = ("content-length", "etag", "last-modified")
 """What NAME.part.json holds, under these names."""
@@ -41,9 +43,9 @@ class Version:
         try:
             found = path.stat()
         except OSError as error:
-            raise DownloadError(f"{printable(path)}: {error.strerror}; expected a file there (BASE_URL)") from error
+            raise DownloadError(f"{printable(path)}: {error.strerror}; expected a file there ({GIVEN})") from error
         if not stat.S_ISREG(found.st_mode):
-            raise DownloadError(f"{printable(path)} is no regular file; expected one (BASE_URL)")
+            raise DownloadError(f"{printable(path)} is no regular file; expected one ({GIVEN})")
         return cls(found.st_size, f'"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"')
 
     @classmethod

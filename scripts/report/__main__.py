@@ -1,8 +1,9 @@
 """One page about what has been made: how things stand, images with their boxes and visual words, the vocabulary.
 
-    python -m scripts.report --datasets datasets --output report.html        (make report)
+    python -m scripts.report --datasets datasets --output report.html
 
 The page is one file, pictures included; it opens from the disk and needs no network. Only what is shown is read.
+Exit codes: 0 the page is written; 1 it is not, the reason in one line; 2 usage.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from feature_extraction.arguments import Parser, positive
-from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
-from feature_extraction.errors import KitError
+from feature_extraction.config import EXIT_ALL
+from feature_extraction.errors import KitError, StoreError, reason, reason_of
 from feature_extraction.names import printable
-from feature_extraction.terminal import run_main
+from feature_extraction.storage.files import atomic_write
+from feature_extraction.terminal import exit_code_of, run_main
 
 from .options import PageOptions
 
@@ -30,12 +32,19 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def write(options: PageOptions, output: Path) -> None:
-    """Write the page to ``output``. Raises KitError; OSError where it cannot be written."""
+    """Write the page to ``output``: the former one or the new, whole. Raises KitError."""
     from .page import page_of  # it imports what --help does without
 
-    page = page_of(options)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(page.encode("utf-8", "backslashreplace"))
+    page = page_of(options).encode("utf-8", "backslashreplace")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if output.exists() and not output.is_file():  # a pipe, or /dev/stdout
+            with output.open("wb") as file:
+                file.write(page)
+        else:
+            atomic_write(output.resolve(), page)
+    except OSError as error:
+        raise StoreError(f"{output} cannot be written: {reason(error)}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,14 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         write(options, args.output)
     except (KitError, OSError) as error:
-        print(f"error: {printable(str(error) if isinstance(error, KitError) else _told(error))}", file=sys.stderr)
-        return EXIT_NOTHING
+        print(f"error: {printable(reason_of(error) if isinstance(error, OSError) else str(error))}", file=sys.stderr)
+        return exit_code_of(error)
     print(f"{printable(args.output)}: open it in a browser")
     return EXIT_ALL
-
-
-def _told(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
 
 
 if __name__ == "__main__":

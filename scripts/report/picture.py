@@ -19,6 +19,7 @@ from feature_extraction.errors import UsageError
 from feature_extraction.images.decode import decode_image
 from feature_extraction.names import printable
 from feature_extraction.places import checkpoint_folders, to_type
+from feature_extraction.storage.files import atomic_file
 from feature_extraction.storage.store import array_of, read_array
 
 from .files import Split, entries_in, opened, splits_of
@@ -145,4 +146,5 @@ def _strip(word: int, cells: list[Image.Image], width: int) -> Image.Image:
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a picture as JPEG. Raises OSError where it cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, "JPEG", quality=80, optimize=True, progressive=True)
+    with atomic_file(path) as file:
+        picture.save(file, "JPEG", quality=80, optimize=True, progressive=True)

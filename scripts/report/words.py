@@ -208,7 +208,7 @@ def _take(vocabulary: Vocabulary, target: str, path: Path) -> None:
         told = told.get(target) if isinstance(told, dict) else None
         made_with = str(told.get(results.DIGEST, "")) if isinstance(told, dict) else ""
     if made_with and made_with != vocabulary.digest:
-        raise VocabularyError("they were made with other centroids: run run_kmeans.py with this target again")
+        raise VocabularyError(f"they were made with other centroids: {results.ASSIGN}")
     vocabulary.targets.append(Target(target, ids, _checked(words, len(ids), vocabulary)))
     beside = path.with_name(path.name.replace("_img_id_to_cluster_id_", "_nearest_cells_"))
     if beside.exists():
@@ -226,7 +226,7 @@ def _published(path: Path, target: str, entries: list[FeatureEntry]) -> tuple[ND
     entry = next((e for e in entries if e.label == target and e.spec == Grid.name and e.whole), None)
     if entry is None:
         raise VocabularyError("no list of image ids beside them, and no feature file to take the ids from")
-    with results.reading(path, "a whole .npy file", "run run_kmeans.py with this target"):
+    with results.reading(path, "a whole .npy file", results.ASSIGN):
         return bounded.load_npy(path, mmap=True), entry.ids
 
 

@@ -1,4 +1,4 @@
-"""Own feature files against the published ones, and why they differ: ``make verify``. One image in memory at a time.
+"""Own feature files against the published ones, and why they differ. One image in memory at a time.
 
     python -m scripts.verify --ours datasets --published datasets/published        folders, every file that both hold
     python -m scripts.verify --remote                                              100 images of each file of ours,
@@ -19,38 +19,17 @@ The published files were made on another GPU, with other builds of cuDNN and lib
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
-
-import h5py
+from typing import Final
 
 from feature_extraction import catalog
 from feature_extraction.arguments import Parser, positive
-from feature_extraction.compare import PUBLISHED, Tolerance
-from feature_extraction.config import EXIT_ALL, EXIT_NOTHING
 from feature_extraction.errors import KitError
-from feature_extraction.images.address import shown
-from feature_extraction.names import json_printable, printable
+from feature_extraction.names import printable
 from feature_extraction.places import WORK
-from feature_extraction.storage import store
-from feature_extraction.storage.files import atomic_write
-from feature_extraction.terminal import run_main
-
-from .evidence import Findings
-from .files import ERRORS, Pair, alone, compare_files, opened, pairs, told
-from .options import Options
-from .report import Result, json_of, text_of
-from .verdict import Verdict, judge
-
-if TYPE_CHECKING:  # it needs torch
-    from .explain import Explanation
-
-
-INTERRUPTED: Final = "it was interrupted"
-EXIT_INTERRUPTED: Final = 130
+from feature_extraction.terminal import exit_code_of, run_main
+from feature_extraction.tolerance import PUBLISHED, Tolerance
 
 
 def bound(text: str) -> float:
@@ -74,37 +53,6 @@ FLAGS: Final = {
     "box_pixels": ("boxes", bound, "how far a box may be off to be found"),
 }
 """Flag -> field of Tolerance, what it may be, help."""
-
-
-def verify(pair: Pair, options: Options) -> Result:
-    """Compare one pair of files."""
-    try:
-        with store.open_features(pair.ours) as ours, opened(pair.published) as theirs:
-            found = compare_files(ours, theirs, options.sample, options.tolerance)
-            explanation, why_not = explained(ours, theirs.file, found, options)
-            verdict = judge(found, explanation, options.tolerance, why_not)
-            return Result(pair, found, verdict, explanation, theirs.traffic, interrupted=why_not == INTERRUPTED)
-    except (KitError, *ERRORS) as error:
-        reason = told(error)
-        return Result(pair, Findings(), Verdict(False, f"Not compared: {reason}", problems=(reason,)), error=reason)
-
-
-def explained(ours: h5py.File, theirs: h5py.File, found: Findings, options: Options) -> tuple[Explanation | None, str]:
-    """What recomputing says, or None and why it was wanted and not done: the verdict of the files alone is not lost."""
-    if not options.explain or not found.differing:
-        return None, ""
-    from .recompute import recompute  # it imports torch
-
-    try:
-        return recompute(ours, theirs, found, options, complain), ""
-    except (KitError, *ERRORS) as error:
-        return None, told(error)
-    except KeyboardInterrupt:
-        return None, INTERRUPTED
-
-
-def complain(text: str) -> None:
-    print(f"verify: {text}", file=sys.stderr, flush=True)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -133,11 +81,13 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parsed(argv)
+    from .run import EXIT_INTERRUPTED, complain, run  # --help needs no packages
+
     try:
         return run(args)
     except KitError as error:
         complain(printable(str(error)))
-        return EXIT_NOTHING
+        return exit_code_of(error)
     except KeyboardInterrupt:
         complain("interrupted; of files that are told above the verdict holds")
         return EXIT_INTERRUPTED
@@ -147,45 +97,12 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """What can be refused before anything is read is refused."""
     parser = arguments()
     args = parser.parse_args(argv)
+    args.tolerance = Tolerance(**{name: getattr(args, flag) for flag, (name, *_) in FLAGS.items()})
     if args.remote:
         args.published = catalog.FEATURES_BASE_URL
     if args.json is not None and not args.json.absolute().parent.is_dir():
         parser.error(f"--json {printable(args.json)}: its folder does not exist")
     return args
-
-
-def run(args: argparse.Namespace) -> int:
-    """Compare and print. Raises KitError where nothing can be compared or recomputed from the start."""
-    options = Options(
-        tolerance=Tolerance(**{name: getattr(args, flag) for flag, (name, *_) in FLAGS.items()}),
-        sample=args.sample,
-        explain=args.explain is not None,
-        images=Path(args.explain) if args.explain else None,
-        checkpoint_dir=args.checkpoint_dir,
-        device=args.device,
-    )
-    found = pairs(args.ours, args.published)
-    if options.explain:
-        from .recompute import check  # it imports torch
-
-        check(options)
-    if lacking := alone(args.ours, found):
-        complain(f"not compared, {shown(args.published)} has no published file for {', '.join(lacking)}")
-    results: list[Result] = []
-    for pair in found:
-        results.append(verify(pair, options))
-        print(text_of(results[-1], args.worst), flush=True)
-        if results[-1].interrupted:
-            return EXIT_INTERRUPTED
-    if len(results) > 1:
-        print(f"{sum(result.ok for result in results)} of {len(results)} files are within the tolerances")
-    if args.json is not None:
-        try:
-            atomic_write(args.json, json_printable(json.dumps(json_of(results), indent=2, allow_nan=False)) + "\n")
-        except OSError as error:
-            complain(f"{printable(args.json)} cannot be written: {error.strerror}")
-            return EXIT_NOTHING
-    return EXIT_ALL if all(result.ok for result in results) else EXIT_NOTHING
 
 
 if __name__ == "__main__":

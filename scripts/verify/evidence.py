@@ -14,19 +14,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extraction.compare import (
-    LADDER,
-    PUBLISHED,
-    Arrays,
-    Difference,
-    Level,
-    Tolerance,
-    compare_matched,
-    level_of,
-    match_boxes,
-    relative,
-)
-from feature_extraction.names import printable
+from feature_extraction.compare import Arrays, compare_matched, level_of, match_boxes, relative
+from feature_extraction.names import counted, printable
+from feature_extraction.tolerance import LADDER, PUBLISHED, Difference, Level, Tolerance
 
 Floats = NDArray[np.float64]
 MOST_LISTED: Final = 5
@@ -131,10 +121,6 @@ class Findings:
         if evidence.differs:
             sums = [channel_means(arrays) for arrays in (found, expected)]
             self.channels = [a + b if a.size else b for a, b in zip(self.channels, sums, strict=True)]
-
-
-def counted(images: int) -> str:
-    return "1 image" if images == 1 else f"{images:,} images"
 
 
 def some(ids: Sequence[str]) -> str:

@@ -16,12 +16,13 @@ from typing import Final
 import cv2
 import torch
 
-from feature_extraction.compare import Arrays, Level
+from feature_extraction.compare import Arrays
 from feature_extraction.config import Precision, Spec
 from feature_extraction.detector.build import Detector, load_detector
 from feature_extraction.detector.files import CheckpointFiles
 from feature_extraction.errors import ImageError
 from feature_extraction.progress import Progress
+from feature_extraction.tolerance import Level
 
 from .causes import Cause
 from .evidence import some

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_extraction import catalog
-from feature_extraction.compare import Tolerance, problems_of_form
+from feature_extraction.compare import problems_of_form
 from feature_extraction.config import Boxes, Grid, Spec
 from feature_extraction.errors import DownloadError, StoreError
 from feature_extraction.images.address import is_address, shown
@@ -21,6 +21,7 @@ from feature_extraction.names import printable
 from feature_extraction.places import to_type
 from feature_extraction.progress import Progress
 from feature_extraction.storage import store
+from feature_extraction.tolerance import Tolerance
 
 from .evidence import Findings, look
 from .remote import RemoteFile, Traffic

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from feature_extraction.compare import PUBLISHED, Tolerance
+from feature_extraction.tolerance import PUBLISHED, Tolerance
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extraction.compare import Arrays, Level, level_of, match_boxes, problems_of_form
+from feature_extraction.compare import Arrays, level_of, match_boxes, problems_of_form
+from feature_extraction.tolerance import Level
 
 FAR: Final = 10.0
 """Pixels between two boxes of the same thing from which they count as two."""

@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from feature_extraction.compare import Level
 from feature_extraction.names import printable
+from feature_extraction.tolerance import Level
 
 from .causes import Cause
 from .evidence import Evidence, Findings

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from feature_extraction.compare import quantiles
 from feature_extraction.images.address import shown
-from feature_extraction.names import printable
+from feature_extraction.names import counted, printable
 
-from .evidence import MOST_LISTED, Evidence, Findings, counted
+from .evidence import MOST_LISTED, Evidence, Findings
 from .files import Pair
 from .remote import Traffic
 from .verdict import Verdict

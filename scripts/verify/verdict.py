@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from feature_extraction.compare import Level, Tolerance, out_of_tolerance
+from feature_extraction.compare import out_of_tolerance
+from feature_extraction.names import counted
+from feature_extraction.tolerance import Level, Tolerance
 
 from .causes import Cause
-from .evidence import Findings, counted
+from .evidence import Findings
 from .pattern import Suspicion, suspect
 
 if TYPE_CHECKING:  # it needs torch

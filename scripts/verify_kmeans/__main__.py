@@ -1,10 +1,10 @@
-"""Our vocabulary against the paper's, or any two: ``make verify-kmeans``.
+"""Our vocabulary against the paper's, or any two.
 
     python -m scripts.verify_kmeans [--ours FILE.npy] [--theirs Epoch20_LXRT.pth|FILE.npy] [--rows mscoco_train]
 
 How well each describes the same rows of a feature file, which word of one is which of the other, and how many rows are
 in words that are each other's partners. A table is printed; the same and more, with the cells nearest to the words that
-differ most, goes to a JSON file beside our centroids, from which make report shows them.
+differ most, goes to a JSON file beside our centroids, from which the report shows them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add("--tensor", metavar="NAME",
         help="which tensor of the weights holds the centroids (NAME ending in vis_emb.weight)")  # fmt: skip
     add("--rows", default=default.src, metavar="NAME",
-        help="features to try both on: a name of run_kmeans.py or an .h5 file (%(default)s)")  # fmt: skip
+        help="features to try both on: a name that kmeans knows, or an .h5 file (%(default)s)")  # fmt: skip
     add("--sample", type=int, default=1000, metavar="N",
         help="about this many images of it, evenly spread; 0: all (%(default)s)")  # fmt: skip
     add("--objective", type=float, default=0.01, metavar="PART",

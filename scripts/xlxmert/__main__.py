@@ -1,12 +1,12 @@
 """Put every path in place that x-lxmert, its image generator and its sampler read, from what is there.
 
-    python -m scripts.xlxmert --checkout ../x-lxmert      (make xlxmert READER=../x-lxmert)
+    python -m scripts.xlxmert --checkout ../x-lxmert
     python -m scripts.xlxmert --check                     only look
     python -m scripts.xlxmert --for vl-t5                 VL-T5's names, and boxes clipped to the image
 
 Files are never overwritten, links that lead nowhere are mended, everything else is said: which path which program
 reads, whether it is there, and what puts it there. Running it again changes nothing.
-Exit codes: 0 everything is there, 1 something is missing or could not be made, 2 wrong usage, 130 stopped by Ctrl-C.
+Exit codes: 0 everything is there, 1 something is missing or could not be made, 2 usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from feature_extraction.names import printable
 from feature_extraction.places import WORK
 from feature_extraction.terminal import run_main
 
-from .place import Found, Roots, look, put
+from .place import CHECKOUT, Found, Roots, look, put
 from .rows import Reader
 from .table import summary, table
 from .vl_t5 import VL_T5
@@ -64,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped: what has its name is whole; the same command goes on from here")
         return 128 + signal.SIGINT
     absent = "" if args.datasets.is_dir() else " (no such folder)"
-    print(printable(f"{reader.name}, below {args.datasets}{absent} and READER={checkout or '?'}"))
-    for line in table(found, "READER"):
+    print(printable(f"{reader.name}, below {args.datasets}{absent} and {CHECKOUT}={checkout or '?'}"))
+    for line in table(found, CHECKOUT):
         print(line)
     print()
     for line in summary(found, programs):

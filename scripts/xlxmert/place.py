@@ -14,11 +14,14 @@ from typing import Final, Literal
 
 from feature_extraction.errors import StoreError
 from feature_extraction.names import printable
+from feature_extraction.places import to_give
 from feature_extraction.storage import files
 
 from .rows import Clipped, Copy, Link, Row
 
-WHERE: Final = "say where it is: READER=folder"
+CHECKOUT: Final = to_give("CHECKOUT", "READER")
+"""What the table calls the folder of the program that reads."""
+WHERE: Final = f"say where it is: {to_give('--checkout FOLDER', 'READER=folder')}"
 State = Literal["there", "to make", "made now", "missing", "failed"]
 
 
@@ -118,7 +121,9 @@ def _look_at(row: Row, path: Path, roots: Roots) -> Found:
         what = "a folder, expected a file" if path.is_dir() else "no folder, as expected"
         return Found(row, "missing", f"{what}: move it away and run this again")
     if row.how == Link(("",)) and not path.samefile(roots.datasets):
-        return Found(row, "missing", f"another folder than the data: move it away, or DATASETS={path}")
+        return Found(
+            row, "missing", f"another folder than the data: move it away, or {to_give('--datasets', 'DATASETS')}={path}"
+        )
     if not row.folder and not path.stat().st_size:
         return Found(row, "missing", f"an empty file: delete it; {row.get}")
     if isinstance(row.how, Clipped):

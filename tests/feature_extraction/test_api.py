@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ import torch
 from helpers.common import DATA, ROOT, photograph
 from PIL import Image
 
-from feature_extraction import RECIPES, FeatureExtractor, GivenBoxes, ImageError, api
+from feature_extraction import RECIPES, FeatureExtractor, GivenBoxes, ImageError, UsageError, api
+from feature_extraction.config import Grid
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,39 @@ def test_overflow_is_not_written_silently(tiny_checkpoint: Path, monkeypatch: py
 def test_more_boxes_than_proposals(extractor: FeatureExtractor) -> None:
     with pytest.raises(ImageError, match="fewer than the 2000 boxes"):
         extractor.boxes(photograph("coffee"), num_boxes=2000)
+
+
+def test_a_grid_finer_than_one_image_leaves_the_others(extractor: FeatureExtractor) -> None:
+    """1312 x 32 pixels, as it is resized, have no 40 columns."""
+    narrow = np.zeros((1300, 40, 3), np.uint8)
+    found = list(extractor.iter_grid([photograph("coffee"), narrow], grid_size=40, on_error="yield"))
+    assert found[0].features.shape[:2] == (40, 40)
+    assert str(found[1]) == "image 1: resized to 1312 x 32 pixels, too small for a 40 x 40 grid"
+
+
+@pytest.mark.parametrize("images", [None, 3, b"photo.jpg"])
+def test_what_is_no_image_is_told_before_anything_is_read(extractor: FeatureExtractor, images: Any) -> None:
+    with pytest.raises(TypeError, match=rf"images of type {type(images).__name__}: expected a path"):
+        extractor.iter_grid(images)
+
+
+@pytest.mark.parametrize("spec", ["mmf", RECIPES["mmf"], Grid()])
+def test_a_spec_is_boxes(extractor: FeatureExtractor, spec: Any) -> None:
+    with pytest.raises(UsageError, match=rf"spec is of type {type(spec).__name__}: expected .*\['mmf'\]\.spec"):
+        extractor.iter_boxes([], spec=spec)
+
+
+def test_a_decoder_is_one_of_those_known(tiny_checkpoint: Path) -> None:
+    unknown: Any = "x"
+    with pytest.raises(UsageError, match="no decoder 'x': known are proper, as_published"):
+        FeatureExtractor(tiny_checkpoint, decode=unknown)
+
+
+def test_features_compare_and_hash_as_objects(extractor: FeatureExtractor) -> None:
+    """== over arrays would raise where someone asks whether a list holds one."""
+    first, second = extractor.boxes([photograph("coffee")] * 2)
+    assert first in [second, first]
+    assert len({first, second}) == 2
 
 
 def test_importing_the_packages_does_not_import_torch() -> None:

@@ -9,14 +9,7 @@ import numpy as np
 import pytest
 
 from feature_extraction.compare import (
-    BATCHED,
-    LADDER,
-    PUBLISHED,
-    SAME_NETWORK,
     Arrays,
-    Difference,
-    Level,
-    Tolerance,
     compare_matched,
     compare_rows,
     level_of,
@@ -27,6 +20,7 @@ from feature_extraction.compare import (
     quantiles,
     relative,
 )
+from feature_extraction.tolerance import BATCHED, LADDER, PUBLISHED, SAME_NETWORK, Difference, Level, Tolerance
 
 
 def boxes() -> dict[str, np.ndarray]:

@@ -153,7 +153,8 @@ def test_a_series_that_the_shell_has_expanded_is_told_in_one_line(capsys: pytest
     assert caught.value.code == EXIT_USAGE
     said = capsys.readouterr().err
     assert said.startswith(
-        "python -m feature_extraction: error: unexpected cc/00001.tar: quote a name with blanks, and a series"
+        "python -m feature_extraction: error: unexpected cc/00001.tar: values stand after their flags; quote a name "
+        "with blanks, and a series"
     )
     assert len(said) < 200
 

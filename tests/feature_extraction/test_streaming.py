@@ -16,8 +16,9 @@ from PIL import Image
 
 from feature_extraction import FeatureExtractor, ImageError, UsageError, draw, draw_words
 from feature_extraction.batching import WINDOW
-from feature_extraction.compare import BATCHED, compare_rows, out_of_tolerance
+from feature_extraction.compare import compare_rows, out_of_tolerance
 from feature_extraction.machine import decoding_threads
+from feature_extraction.tolerance import BATCHED
 
 SIDE = 64
 GRID = {"imsize": SIDE}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import re
 import shutil
@@ -13,9 +14,10 @@ from pathlib import Path
 import pytest
 from helpers.common import ROOT
 
-from feature_extraction import places, terminal
+from feature_extraction import cli, errors, places, terminal
 from feature_extraction.commands import COMMANDS
 from feature_extraction.terminal import EXIT_UNREAD
+from kmeans import cli as kmeans_cli
 
 
 def unread(*arguments: str, stream: str = "stdout") -> tuple[int, str]:
@@ -167,13 +169,33 @@ def test_a_package_that_cannot_be_loaded(error: ImportError, said: str | None, m
         assert str(terminal.lacking(error)).endswith("; pip install opencv-python-headless")
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "verify"])  # it imports NumPy and h5py
+TARGETS = "|".join(re.findall(r"^([a-z][a-z-]*):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+OF_A_CHECKOUT = re.compile(rf"\bmake ({TARGETS})\b|python -m|run_kmeans\.py|``|\b(READER|BASE_URL|FOR|[A-Z]+_FLAGS)=")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_help_needs_the_standard_library_only_and_says_how_it_was_called(name: str) -> None:
     """-S: all installed packages are left out."""
     program = f"from feature_extraction.commands import main; main([{name!r}, '--help'])"
     done = subprocess.run([sys.executable, "-S", "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: xlxmert-features {name} ")
+    assert not OF_A_CHECKOUT.search(done.stdout)
+    assert re.search(r"Exit codes: 0 .+ 1 .+ 2 usage", " ".join(done.stdout.split()))
+
+
+@pytest.mark.parametrize(
+    "error", [errors.UsageError("x"), errors.UnknownName("x"), errors.StoreError("x"), OSError(2, "x")]
+)
+def test_a_wrong_command_line_exits_with_2_wherever_it_is_seen(error: Exception) -> None:
+    expected = 2 if isinstance(error, errors.UsageError) else 1
+
+    def fail() -> int:
+        raise error
+
+    with pytest.raises(SystemExit, match="2") if expected == 2 else contextlib.nullcontext(), cli.explained():
+        fail()
+    assert kmeans_cli.guarded(fail) == expected
 
 
 def test_an_installed_kit_works_in_the_current_folder(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import signal
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 from helpers.exporting import COCO, coco_file, grid_arrays, stored, write_file
 
@@ -101,6 +103,29 @@ def test_info(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, text = run(capsys, "info", "--json", "coco.h5")
     found = json.loads(text)
     assert (found["images"], found["arrays"]["boxes"]["shape"], found["checksums"]) == (5, [3, 4], True)
+
+
+def test_info_tells_of_the_others_whatever_one_is(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("no.h5").write_bytes(b"\xff\x00 no HDF5")
+    code, text = run(capsys, "info", "no.h5", "nowhere.h5", "coco.h5")
+    assert code == 1
+    assert "it begins with b'\\xff\\x00 no HDF5'" in text
+    assert "nowhere.h5 does not exist" in text
+    assert "coco.h5: 5 images" in text
+
+
+def test_files_of_somebody_else_are_called_what_they_are(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with h5py.File("other.h5", "w") as file:
+        file["images"] = np.zeros((4, 3))
+    Path("ids.txt").write_text(f"{COCO[0]}\n")
+    assert "'images' is an array at the top of the file" in run(capsys, "check", "other.h5")[1]
+    assert run(capsys, "assemble", "ids.txt")[1].startswith("error: ids.txt is not an HDF5 file")
+    swapped = run(capsys, "subset", "ids.txt", "coco.h5", "out.h5")
+    assert swapped == (2, "error: coco.h5, the list of ids, cannot be read: it is no text in UTF-8\n")
+    nowhere = run(capsys, "subset", "coco.h5", "nowhere.txt", "out.h5")
+    assert nowhere == (2, "error: nowhere.txt, the list of ids, cannot be read: No such file or directory\n")
+    assert "cannot be written: File exists" in run(capsys, "split", "coco.h5", "ids.txt", "--parts", "2")[1]
+    assert "'kind' is " in run(capsys, "merge", "coco.h5", "other.h5", "out.h5")[1]
 
 
 def test_hostile_names_move_nothing_on_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,10 +19,11 @@ import cv2
 from feature_extraction import cli, recipe
 from feature_extraction.config import SPECS, Spec
 from feature_extraction.features import computation_of
-from scripts.verify.__main__ import Options, verify
 from scripts.verify.causes import Cause
 from scripts.verify.files import Pair
+from scripts.verify.options import Options
 from scripts.verify.report import Result
+from scripts.verify.run import verify
 
 from . import defects
 from .common import make_checkpoint, photograph

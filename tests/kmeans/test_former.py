@@ -163,7 +163,7 @@ def test_two_sources_with_one_stem_do_not_overwrite_each_other(tmp_path, two_tar
     before = {p: p.read_bytes() for p in (tmp_path / "cluster_centroids").iterdir() if p.is_file()}
     other = make(tmp_path / "b" / "train.h5", 9)
     status, said = run(other, other)
-    assert status == 1
+    assert status == 2
     assert f"is of {source}, and {other} would get the same name" in said
     assert before == {p: p.read_bytes() for p in (tmp_path / "cluster_centroids").iterdir() if p.is_file()}
     assert run(other, other, more=["--restart"])[0] == 0  # asked for by name, it takes the name, and nothing is lost
@@ -178,7 +178,7 @@ def test_nor_does_one_overwrite_the_other_ones_interrupted_run(tmp_path, run, mo
         patch.setattr("kmeans.train.iteration_line", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert run(source, source)[0] == 130
     status, said = run(other, other)
-    assert status == 1
+    assert status == 2
     assert "would get the same name" in said
     status, said = run(source, source)
     assert status == 0
@@ -190,7 +190,7 @@ def test_two_targets_with_one_stem_do_not_overwrite_each_other(tmp_path, two_tar
     other = make(tmp_path / "b" / "vg.h5", 9)
     index = names(tmp_path).cluster_index("vg").read_bytes()
     status, said = run(source, other)
-    assert status == 1
+    assert status == 2
     assert f"for vg are of {target}, and {other} would get the same name" in said
     assert names(tmp_path).cluster_index("vg").read_bytes() == index
 

@@ -27,7 +27,7 @@ def good(tmp_path):
 def refused(tmp_path, capsys):
     """Run the command; returns what it says on the way out, and checks that it left no results."""
 
-    def run(*arguments, src, tgt=None, k=5):
+    def run(*arguments, src, tgt=None, k=5, code=1):
         tgt = tgt or [src]
         status = cli.main(
             [
@@ -36,7 +36,7 @@ def refused(tmp_path, capsys):
             ]
         )
         said = capsys.readouterr()
-        assert status == 1, said
+        assert status == code, said
         assert said.err.startswith("error: ")
         assert not list(tmp_path.rglob("*.npy"))
         assert "iteration" not in said.out
@@ -47,7 +47,7 @@ def refused(tmp_path, capsys):
 
 def test_unknown_names_list_the_known(refused, good):
     for arguments in ({"src": "mscoco_trian"}, {"src": good, "tgt": ["mscoco_trian"]}):
-        error = refused(**arguments)
+        error = refused(**arguments, code=2)
         assert "did you mean 'mscoco_train'?" in error
         for name in catalog.kmeans_sources():
             assert name in error
@@ -56,6 +56,7 @@ def test_unknown_names_list_the_known(refused, good):
 def test_a_missing_file(refused, tmp_path, good):
     assert f"{tmp_path / 'no.h5'} does not exist" in refused(src=tmp_path / "no.h5")
     assert "maskrcnn_grid4.h5 does not exist" in refused(src=good, tgt=["vg"])
+    assert not (tmp_path / "cluster_centroids").exists(), "a mistyped --datasets_dir is not made"
 
 
 def test_a_truncated_file(refused, good):
@@ -120,7 +121,7 @@ def test_a_bad_target_is_named_and_the_centroids_stay(tmp_path, capsys, good):
 
 
 def test_fewer_rows_than_centroids(refused, good, tmp_path, capsys):
-    error = refused(src=good, k=641)
+    error = refused(src=good, k=641, code=2)
     assert "640 rows (40 images x 16), fewer than --n_centroids 641" in error
     command = [f"--src={good}", f"--tgt={good}", f"--datasets_dir={tmp_path}", "--n_centroids=17"]
     assert cli.main([*command, f"--feat_dim={DIM}", f"--grid_size={GRID}"]) == 0
@@ -150,11 +151,11 @@ def test_a_disk_that_fills_up_midway(good, tmp_path, monkeypatch, capsys):
 
 def test_two_targets_of_one_name(refused, tmp_path, good):
     other = write_features(tmp_path / "other" / "good.h5", features(2, GRID, DIM))
-    assert "the same name" in refused(src=good, tgt=[good, other])
+    assert "the same name" in refused(src=good, tgt=[good, other], code=2)
 
 
 def test_assign_only_without_centroids(refused, good):
-    assert "run without --assign_only first" in refused("--assign_only", src=good)
+    assert "make kmeans (without --assign_only) makes them" in refused("--assign_only", src=good)
 
 
 def test_assign_only_with_other_centroids(tmp_path, good, capsys):

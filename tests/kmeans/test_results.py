@@ -149,6 +149,15 @@ def test_the_vocabulary(results):
         vocabulary.assign(np.full((3, 5), np.nan))
 
 
+def test_a_vocabulary_goes_to_other_processes_and_is_told_in_one_line(results):
+    vocabulary = load_vocabulary(next(results.glob("*_some_centroids6_*.npy")))
+    words = vocabulary.assign(vocabulary.centroids)  # from here on it holds a search, which has threads
+    again = pickle.loads(pickle.dumps(vocabulary))
+    assert np.array_equal(again.assign(vocabulary.centroids), words)
+    assert np.array_equal(again.ids("000001"), vocabulary.ids("000001"))
+    assert repr(vocabulary) == "Vocabulary(6 words of 5 numbers; some (12 images))"
+
+
 def test_an_image_of_two_targets_needs_the_targets_name(tmp_path):
     np.save(tmp_path / "c.npy", np.eye(3, dtype=np.float32))
     for name, ids in (("a", [0, 1]), ("b", [2, 2])):

@@ -10,7 +10,7 @@ import torch
 from helpers.common import photograph
 
 from feature_extraction import recipe
-from feature_extraction.compare import SAME_NETWORK, compare_rows, out_of_tolerance
+from feature_extraction.compare import compare_rows, out_of_tolerance
 from feature_extraction.config import Boxes, Grid, Spec
 from feature_extraction.detector.boxes import rank_by_surviving_class
 from feature_extraction.detector.build import load_detector
@@ -18,6 +18,7 @@ from feature_extraction.detector.files import find_checkpoint
 from feature_extraction.features import computation_of, compute
 from feature_extraction.images.decode import decode_image
 from feature_extraction.progress import Clock
+from feature_extraction.tolerance import SAME_NETWORK
 from scripts.dev.as_published import Unfolded, as_published, score_class_by_class
 
 

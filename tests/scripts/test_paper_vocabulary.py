@@ -312,7 +312,7 @@ def test_targets_that_are_not_there_are_told_and_the_others_assigned(
 def test_a_name_that_nothing_has_is_refused_before_anything_is_written(
     datasets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert paper(datasets, "--tgt", "mscoco_trian") == 1
+    assert paper(datasets, "--tgt", "mscoco_trian") == 2
     assert "did you mean 'mscoco_train'" in capsys.readouterr().err
     assert not (datasets / "cluster_centroids").exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import functools
 import hashlib
 import io
@@ -23,6 +24,7 @@ from PIL import Image
 from feature_extraction.errors import KitError, StoreError, UsageError
 from scripts.report import __main__ as report
 from scripts.report import files
+from scripts.report.options import PageOptions
 from scripts.report.photographs import Photographs, Thumbnail, recorded_path
 from scripts.report.verdict import verdict, warnings_of
 
@@ -463,6 +465,16 @@ def test_the_command(album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert output.read_text().startswith("<!doctype html>")
 
 
+def test_no_room_leaves_the_former_page(album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "report.html"
+    output.write_text("the former page")
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(StoreError, match=r"report\.html cannot be written: No space left on device"):
+        report.write(PageOptions(datasets=album, per_file=1), output)
+    assert os.listdir(tmp_path) == ["report.html"]
+    assert output.read_text() == "the former page"
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
@@ -474,7 +486,8 @@ def test_the_command(album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     ],
 )
 def test_mistakes_are_one_line(album: Path, capsys: pytest.CaptureFixture[str], flags: list[str], told: str) -> None:
-    assert report.main(["--datasets", str(album), "--output", "/dev/null", *flags]) == 1
+    code = 1 if told.startswith("/") else 2
+    assert report.main(["--datasets", str(album), "--output", "/dev/null", *flags]) == code
     said = capsys.readouterr().err
     assert told in said
     assert said.count("\n") == 1

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from feature_extraction import catalog
-from feature_extraction.compare import SAME_NETWORK
+from feature_extraction.tolerance import SAME_NETWORK
 from scripts import engines, parity
 from scripts.verify import __main__ as verify
 from scripts.verify.files import pairs, spread

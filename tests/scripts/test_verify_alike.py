@@ -12,10 +12,11 @@ from helpers.common import ROOT, finish, photograph
 from PIL import Image
 
 from feature_extraction import cli
-from feature_extraction.compare import Level
-from scripts.verify.__main__ import Options, verify
+from feature_extraction.tolerance import Level
 from scripts.verify.files import Pair
+from scripts.verify.options import Options
 from scripts.verify.report import Result
+from scripts.verify.run import verify
 
 KINDS = ("grid", "boxes")
 

@@ -12,9 +12,10 @@ from helpers.confusion import Stage
 from numpy.typing import NDArray
 
 from scripts.verify import recompute
-from scripts.verify.__main__ import Options, verify
 from scripts.verify.causes import Cause
 from scripts.verify.files import Pair
+from scripts.verify.options import Options
+from scripts.verify.run import verify
 
 KINDS = {
     Cause.RGB: "grid", Cause.SCALE: "boxes", Cause.RESIZE: "grid", Cause.PADDING: "grid", Cause.PRECISION: "grid",

@@ -172,7 +172,7 @@ def test_nothing_there(memory: Any, scratch: Path, source: str, said: str) -> No
 
 
 def test_kinds_of_places_that_cannot_be_opened(scratch: Path) -> None:
-    with pytest.raises(UsageError, match=r"s3:// needs s3fs \(.*\): pip install s3fs"):
+    with pytest.raises(ImageFolderError, match=r"s3:// needs s3fs \(.*\): pip install s3fs"):
         listed("s3://bucket/images", scratch)
     with pytest.raises(UsageError, match="nosuch://bucket/images is nothing that can be opened"):
         listed("nosuch://bucket/images", scratch)
@@ -189,7 +189,7 @@ def test_without_the_extra_its_name_is_told(scratch: Path, monkeypatch: pytest.M
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UsageError, match=r"memory:// needs fsspec: .*pip install 'xlxmert-features\[remote\]'"):
+    with pytest.raises(ImageFolderError, match=r"memory:// needs fsspec: .*pip install 'xlxmert-features\[remote\]'"):
         listed("memory://images", scratch)
 
 

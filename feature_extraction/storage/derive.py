@@ -177,9 +177,13 @@ def _refuse_other_recipe(
         if made.get(name) != other.get(name):
             way_out = "; if that is meant, --any_split" if name in WHICH else ""
             raise StoreError(
-                f"{first} and {path} are not of one recipe: {guard.shown(name)} is {made.get(name, 'not stated')!r} "
-                f"and {other.get(name, 'not stated')!r}{way_out}"
+                f"{first} and {path} are not of one recipe: {guard.shown(name)} is {_stated(made, name)} and "
+                f"{_stated(other, name)}{way_out}"
             )
+
+
+def _stated(made: Mapping[str, Any], name: str) -> str:
+    return repr(made[name]) if name in made else "not stated"
 
 
 def _refuse_other_contents(image_id: str, first: h5py.File, second: h5py.File) -> None:

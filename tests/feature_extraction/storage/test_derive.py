@@ -97,7 +97,7 @@ def test_split_by_lists(source: Path, tmp_path: Path) -> None:
     ("change", "difference"),
     [
         ({"checkpoint_sha256": "other"}, "'checkpoint_sha256' is 'abc' and 'other'"),
-        ({"batch_size": 2}, "'batch_size' is None and 2"),
+        ({"batch_size": 2}, "'batch_size' is not stated and 2"),
         ({"split": "train"}, "'split' is 'valid' and 'train'; if that is meant, --any_split"),
     ],
 )
@@ -188,7 +188,7 @@ def test_float16_is_written_down_with_its_loss(source: Path, tmp_path: Path) -> 
     assert errors(made.path) == []
     with pytest.raises(StoreError, match="in float16 already"):
         derive.repack(made.path, tmp_path / "again.h5", quiet, half=True)
-    with pytest.raises(StoreError, match="'option_features_dtype' is None and 'float16'"):
+    with pytest.raises(StoreError, match="'option_features_dtype' is not stated and 'float16'"):
         derive.merge([source, made.path], tmp_path / "out.h5", quiet)
 
 

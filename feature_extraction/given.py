@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .config import BoxFormat
 from .detector.boxes import from_corner_and_sides
-from .errors import ImageError, StoreError, UsageError
+from .errors import ImageError, StoreError, UsageError, reason
 from .names import printable
 from .storage import bounded
 from .storage.store import array_of, image_ids, open_features, read_array
@@ -44,8 +44,8 @@ def open_boxes(path: Path, form: BoxFormat) -> BoxesOf:
     try:
         look_up = READERS[path.suffix](path)
     except (OSError, ValueError, StoreError) as error:
-        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UsageError(f"{printable(path)} is no file of boxes: {said}; expected {EXPECTED[path.suffix]}") from error
+        expected = EXPECTED[path.suffix]
+        raise UsageError(f"{printable(path)} is no file of boxes: {reason(error)}; expected {expected}") from error
 
     def boxes_of(image_id: str) -> NDArray[np.float32]:
         try:

@@ -45,13 +45,13 @@ SLOW = {
     "test_contributing", "test_demo", "test_derive", "test_detector", "test_download", "test_download_servers",
     "test_export_killed", "test_fake_cuda", "test_faults", "test_fifty_kills", "test_formats", "test_former",
     "test_golden", "test_gpu_test", "test_guard", "test_hostile", "test_hostile_weights", "test_inputs",
-    "test_journal", "test_jpeg", "test_jpeg2000", "test_keys", "test_killed", "test_launch", "test_listing",
-    "test_lloyd", "test_makefile", "test_memory", "test_nearest_cells", "test_paper_vocabulary", "test_partial",
-    "test_pipeline", "test_port_fork", "test_power_loss", "test_preprocess", "test_process", "test_readmes",
-    "test_recipes", "test_reference", "test_report", "test_report_browser", "test_report_vocabulary", "test_results",
-    "test_samples", "test_series", "test_shares", "test_slurm", "test_streaming", "test_surroundings", "test_terminal",
-    "test_tiff", "test_together", "test_tour", "test_unpack", "test_verify", "test_verify_alike", "test_verify_causes",
-    "test_verify_kmeans", "test_verify_remote", "test_xlxmert",
+    "test_job_arrays", "test_journal", "test_jpeg", "test_jpeg2000", "test_keys", "test_killed", "test_launch",
+    "test_listing", "test_lloyd", "test_makefile", "test_memory", "test_nearest_cells", "test_paper_vocabulary",
+    "test_partial", "test_pipeline", "test_port_fork", "test_power_loss", "test_preprocess", "test_process",
+    "test_readmes", "test_recipes", "test_reference", "test_report", "test_report_browser", "test_report_vocabulary",
+    "test_results", "test_samples", "test_series", "test_shares", "test_slurm", "test_streaming", "test_surroundings",
+    "test_terminal", "test_tiff", "test_together", "test_tour", "test_unpack", "test_verify", "test_verify_alike",
+    "test_verify_causes", "test_verify_kmeans", "test_verify_remote", "test_xlxmert",
 }  # fmt: skip
 """Modules that start real processes, run the real architecture, or try thousands of files; `make test-fast` leaves them
 out."""

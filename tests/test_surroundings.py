@@ -14,7 +14,7 @@ NOTICING = (
     "feature_extraction/test_cli.py::test_published_paths",
     "feature_extraction/test_given.py::test_a_run_over_given_boxes_reports_images_without_and_knows_its_file",
     "kmeans/test_cli.py::test_silence_on_request",
-    "scripts/test_clusters.py::test_the_kmeans_alone_waits_for_what_is_queued",
+    "scripts/test_job_arrays.py::test_the_kmeans_alone_waits_for_what_is_queued",
     "scripts/test_launch.py::test_what_root_has_filled_is_roots_to_give",
 )
 SET = {

@@ -121,9 +121,8 @@ class Settings:
         value = os.path.expanduser(self[name])
         if not value and default is not None:
             return default
-        if value == "~" or value.startswith(
-            "~/"
-        ):  # it would become a folder of that name, which a shell takes for the home folder
+        # left as it is it would become a folder of that name, which a shell takes for the home folder
+        if value.split("/")[0] == "~":
             raise UsageError(f"{name}={value}: there is no such home folder (HOME): give the whole path")
         return Path(os.path.realpath(CHECKOUT / value))
 

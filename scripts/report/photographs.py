@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from feature_extraction.errors import ImageError, KitError
+from feature_extraction.errors import ImageError, KitError, reason
 from feature_extraction.images.decode import decode_image
 from feature_extraction.images.files import MAX_PIXELS, open_regular
 from feature_extraction.images.listing import list_images
@@ -181,8 +181,7 @@ def _cut(path: Path, wanted: set[Thumbnail | CellCut]) -> dict[Thumbnail | CellC
             seen = _what_can_be_seen(path)
             if seen is not None:
                 return {what: Picture(_cut_out(seen, what), seen.size) for what in wanted}
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return dict.fromkeys(wanted, Picture(None, why=why))
+        return dict.fromkeys(wanted, Picture(None, why=reason(error)))
     return {what: Picture(_cut_out(image, what), size) for what in wanted}
 
 

@@ -14,6 +14,19 @@ from pathlib import Path
 
 from helpers.common import ROOT
 
+from feature_extraction import catalog
+from scripts.launch.jobs import Command, Launcher
+from scripts.launch.settings import Settings
+
+FILES = {file.name: file for file in catalog.feature_files()}
+SBATCH = """#!/bin/bash
+echo "sbatch $*" >> "$RECORD.slurm"
+[ -z "$REFUSED" ] || { echo "sbatch: error: $REFUSED" >&2; exit 1; }
+echo "$(($(grep -c ^sbatch "$RECORD.slurm") + 100));cluster"
+"""
+SQUEUE = """#!/bin/bash
+case "$*" in *--name=${QUEUED:-nothing}-??????" "*) printf '%s %s\\n' ${STATES:-55 CG 55 PD 55 R};; esac
+"""
 RECORDER = f"""#!/bin/sh
 ''':'
 exec {shlex.quote(sys.executable)} "$0" "$@"
@@ -123,4 +136,19 @@ def mounts(words: list[str]) -> dict[str, bool]:
             assert named["type"] == "bind"
             assert os.path.exists(named["source"]), named
             found[named["target"]] = "readonly" not in named
+    return found
+
+
+def launcher(*words: str, dry_run: bool = False) -> Launcher:
+    return Launcher(Settings({}, ["TARGET=cpu", *words]), dry_run=dry_run)
+
+
+def mounted(command: Command) -> dict[str, tuple[str, bool]]:
+    """Target -> (source, writable)."""
+    found = {}
+    words = list(command.argv)
+    for value in (words[i + 1] for i, word in enumerate(words) if word == "--mount"):
+        (fields,) = csv.reader([value])
+        named = dict(field.partition("=")[::2] for field in fields)
+        found[named["target"]] = (named["source"], "readonly" not in named)
     return found
